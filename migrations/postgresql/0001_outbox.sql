@@ -1,0 +1,115 @@
+-- outbox-relay: the log, its cursors and who runs. PostgreSQL 13 and later.
+
+create table outbox_meta (
+    only_row        boolean primary key default true check (only_row),
+    version         integer not null,
+    compatible_from integer not null,
+    log_id          uuid    not null default gen_random_uuid(),
+    -- The WAL timeline the log was last read on: after a fail-over or a restore to a point in time
+    -- sequence numbers may be used again, so the log gets a new log_id.
+    timeline        text
+);
+comment on table outbox_meta is 'outbox-relay: version of these tables, identity of the log';
+
+-- Cache 1: with more, a session draws numbers in advance and their order means nothing.
+-- Not owned by the table, so that "truncate … restart identity" leaves it alone.
+create sequence outbox_message_seq as bigint cache 1;
+comment on sequence outbox_message_seq is 'outbox-relay: order of messages within the log';
+
+-- Which of the four partitions a row goes to: one an hour, in turn.
+create function outbox_slot() returns smallint
+    language sql volatile parallel safe
+    as $$ select (extract(epoch from clock_timestamp())::bigint / 3600 % 4)::smallint $$;
+
+create table outbox_message (
+    -- A row's xid must be assigned before its seq is drawn, else the floor of a cursor could lie
+    -- above a row that is still to come. Defaults are evaluated in the order of columns, which
+    -- nobody should rely on: the condition makes it a dependency of the data.
+    seq          bigint      not null default nextval(
+                     case when pg_current_xact_id() is null then null
+                          else 'outbox_message_seq'::regclass end),
+    slot         smallint    not null default outbox_slot(),
+    xid          xid8        not null default pg_current_xact_id(),
+    created_at   timestamptz not null default clock_timestamp(),
+    id           uuid        not null default gen_random_uuid(),
+    topic        text        not null
+                 constraint outbox_message_topic_check check (topic ~ '^[A-Za-z0-9._-]{1,249}$'),
+    key          text
+                 constraint outbox_message_key_check check (octet_length(key) <= 1024),
+    payload      bytea,
+    type         text,
+    content_type text,
+    headers      jsonb
+                 constraint outbox_message_headers_check
+                 check (jsonb_typeof(headers) in ('object', 'array')),
+    traceparent  text,
+    tracestate   text,
+    lane         text,
+    -- Refused until the relay can keep it: a message must not be sent as if it had no expiry.
+    expires_at   timestamptz
+                 constraint outbox_message_expires_at_check check (expires_at is null),
+    key_id       text,
+    constraint outbox_message_tombstone_check check (payload is not null or key is not null),
+    -- seq first: the relay reads in its order. With slot first the planner would sort the table.
+    constraint outbox_message_pkey primary key (seq, slot)
+) partition by list (slot);
+comment on table outbox_message is 'outbox-relay: the log of messages, append-only';
+
+create table outbox_message_0 partition of outbox_message for values in (0);
+create table outbox_message_1 partition of outbox_message for values in (1);
+create table outbox_message_2 partition of outbox_message for values in (2);
+create table outbox_message_3 partition of outbox_message for values in (3);
+
+create index outbox_message_xid_idx on outbox_message (xid, seq);
+
+create table outbox_cursor (
+    relay       text        not null,
+    lane        text        not null,
+    -- Delivered: every plan below plan_no, and of that plan the messages up to after_seq.
+    plan_no     bigint      not null default 0,
+    after_seq   bigint      not null default 0,
+    -- The lease. An epoch is one term of one owner; every write of the owner names it.
+    epoch       bigint      not null default 0,
+    owner       text,
+    lease_until timestamptz,
+    cluster_id  text,
+    -- Equal to the row's own xmin unless the row came here by dump and restore.
+    written_by  xid8        not null default pg_current_xact_id(),
+    moved_at    timestamptz not null default clock_timestamp(),
+    constraint outbox_cursor_pkey primary key (relay, lane)
+) with (fillfactor = 10);
+comment on table outbox_cursor is 'outbox-relay: how far each relay name has delivered, and who holds the lane';
+
+-- Plans are never changed: a reporting transaction that holds back vacuum would make an updated
+-- row slower with every batch. The primary key doubles as a fence.
+create table outbox_plan (
+    relay        text        not null,
+    lane         text        not null,
+    plan_no      bigint      not null,
+    epoch        bigint      not null,
+    last         pg_snapshot not null,
+    floor        bigint      not null,
+    target       pg_snapshot not null,
+    target_floor bigint      not null,
+    next_floor   bigint      not null,
+    constraint outbox_plan_pkey primary key (relay, lane, plan_no),
+    constraint outbox_plan_cursor_fkey foreign key (relay, lane)
+        references outbox_cursor (relay, lane) on delete cascade
+);
+comment on table outbox_plan is 'outbox-relay: what each batch consists of, written before it is sent';
+
+create table outbox_process (
+    relay      text        not null,
+    process    text        not null,
+    version    text        not null,
+    state      text        not null,
+    started_at timestamptz not null default clock_timestamp(),
+    seen_at    timestamptz not null default clock_timestamp(),
+    constraint outbox_process_pkey primary key (relay, process)
+);
+comment on table outbox_process is 'outbox-relay: the relay processes that run';
+
+insert into outbox_cursor (relay, lane) values ('default', 'default');
+insert into outbox_plan (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor)
+    values ('default', 'default', 0, 0, '3:3:', 0, '3:3:', 0, 0);
+insert into outbox_meta (version, compatible_from) values (1, 1);
