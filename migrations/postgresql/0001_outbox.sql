@@ -92,9 +92,7 @@ create table outbox_plan (
     target       pg_snapshot not null,
     target_floor bigint      not null,
     next_floor   bigint      not null,
-    constraint outbox_plan_pkey primary key (relay, lane, plan_no),
-    constraint outbox_plan_cursor_fkey foreign key (relay, lane)
-        references outbox_cursor (relay, lane) on delete cascade
+    constraint outbox_plan_pkey primary key (relay, lane, plan_no)
 );
 comment on table outbox_plan is 'outbox-relay: what each batch consists of, written before it is sent';
 
