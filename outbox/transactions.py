@@ -1,0 +1,337 @@
+"""The caller's transaction, whatever object it came in, and SQL as a value.
+
+`open_transaction` and `open_async_transaction` recognise what the caller passed without importing
+its library, refuse what the database would commit on its own, and give back an object that runs
+a `Statement`. Nothing here commits, rolls back or closes what belongs to the caller.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from outbox.autocommit import ACTIVE, commits_on_its_own, psycopg_commits, sqlite_commits
+from outbox.binds import bind_arguments_for
+from outbox.errors import ConfigurationError, NotInTransaction
+from outbox.refusals import refusal
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    import psycopg
+    from sqlalchemy import Connection, TextClause
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.orm import Session
+
+Dialect: TypeAlias = Literal["postgresql", "sqlite"]
+Parameters: TypeAlias = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL as a value, one text a dialect, with parameters as `:name`.
+
+    Each driver's own notation is made once and cached by the text. So the text must be one of a
+    few, without values in it; it must not hold `:word` inside a literal (`::type` is fine). Cast
+    whatever is neither text nor bytea (`cast(:id as uuid)`) and pass it as text: then drivers that
+    declare types (asyncpg) and drivers that don't agree.
+    """
+
+    postgresql: str
+    sqlite: str
+
+
+class Transaction(Protocol):
+    """The caller's transaction; made by `open_transaction`, and as short-lived as the call."""
+
+    dialect: Dialect
+
+    def execute(self, statement: Statement, parameters: Parameters) -> int:
+        """Run the statement, return its row count; the driver's errors pass through."""
+
+    def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
+        """Run the statement once for each of `rows`, in order."""
+
+
+class AsyncTransaction(Protocol):
+    """The same for asyncio; made by `open_async_transaction`."""
+
+    dialect: Dialect
+
+    async def execute(self, statement: Statement, parameters: Parameters) -> int:
+        """Run the statement, return its row count; the driver's errors pass through."""
+
+    async def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
+        """Run the statement once for each of `rows`, in order."""
+
+
+def open_transaction(
+    transaction: object, *, verb: str = "add", bind_arguments: Mapping[str, object] | None = None
+) -> Transaction:
+    """Recognise the caller's transaction; a Session is flushed, so that its changes come first.
+
+    `verb` is the name of the public method, for the message of the TypeError. Raises TypeError for
+    any other object, NotInTransaction, and ConfigurationError (several databases, another dialect).
+    """
+    opener = _OPENERS.get(kind_of(transaction))
+    if opener is None:
+        raise TypeError(refusal(transaction, verb, wanted="sync"))
+    return opener(transaction, bind_arguments)
+
+
+async def open_async_transaction(
+    transaction: object,
+    *,
+    verb: str = "add_async",
+    bind_arguments: Mapping[str, object] | None = None,
+) -> AsyncTransaction:
+    """Do what `open_transaction` does, for an AsyncSession or an asynchronous connection."""
+    check_asynchronous(transaction, verb)
+    opener = _ASYNC_OPENERS[kind_of(transaction)]
+    opened: AsyncTransaction = await opener(transaction, bind_arguments)
+    return opened
+
+
+def check_asynchronous(transaction: object, verb: str = "add_async") -> None:
+    """Raise the TypeError of `open_async_transaction` without waiting for anything."""
+    if kind_of(transaction) not in _ASYNC_OPENERS:
+        raise TypeError(refusal(transaction, verb, wanted="async"))
+
+
+#: Where each class lives. A class whose module is not loaded cannot be what the caller passed.
+_KINDS = (
+    ("sqlalchemy.orm", "Session"),
+    ("sqlalchemy.orm", "scoped_session"),
+    ("sqlalchemy", "Connection"),
+    ("sqlalchemy.ext.asyncio", "AsyncSession"),
+    ("sqlalchemy.ext.asyncio", "async_scoped_session"),
+    ("sqlalchemy.ext.asyncio", "AsyncConnection"),
+    ("psycopg", "Connection"),
+    ("psycopg", "AsyncConnection"),
+    ("sqlite3", "Connection"),
+)
+
+
+def kind_of(transaction: object) -> str:
+    """Return which of the supported classes the object is of, as `module.Name`; or ""."""
+    cls: type = transaction.__class__  # not type(): a proxy answers for what it stands for
+    return _kind_of_class(cls)
+
+
+@lru_cache
+def _kind_of_class(cls: type) -> str:
+    for module, name in _KINDS:
+        base = getattr(sys.modules.get(module), name, None)
+        if base is not None and issubclass(cls, base):
+            return f"{module}.{name}"
+    return ""
+
+
+def _open_session(session: Session, bind_arguments: Mapping[str, object] | None) -> Transaction:
+    if not session.autobegin and not session.in_transaction():
+        raise NotInTransaction(
+            "this Session was made with autobegin=False and has not begun; nothing was written. "
+            "Call session.begin() first"
+        )
+    chosen = bind_arguments_for(session, bind_arguments)
+    opened = _open_connection(session.connection(bind_arguments=chosen), None)
+    # After the check: a flush in AUTOCOMMIT would commit the caller's rows. Inside a flush (an
+    # after_flush listener, say) the rows are there already and another flush is an error.
+    if not session._flushing:  # noqa: SLF001  there is no public way to ask
+        session.flush()
+    return opened
+
+
+def _open_connection(connection: Connection, _: Mapping[str, object] | None) -> Transaction:
+    # Executing would begin as well; begin before the check, since a "begin" listener may be what
+    # sends BEGIN (the usual recipe for SQLite).
+    begun = None if connection.in_transaction() else connection.begin()
+    face = connection.connection
+    if commits_on_its_own(face.dbapi_connection, face.driver_connection):
+        if begun:
+            begun.rollback()
+        raise NotInTransaction(
+            "the connection is in AUTOCOMMIT, where the row would be committed on its own; "
+            "nothing was written. Use an engine, or execution_options(isolation_level=…), with a "
+            "transactional isolation level such as READ COMMITTED"
+        )
+    return _SqlalchemyTransaction(connection)
+
+
+def _open_psycopg(
+    connection: psycopg.Connection[Any], _: Mapping[str, object] | None
+) -> Transaction:
+    if psycopg_commits(connection):
+        if connection.pgconn.transaction_status == ACTIVE:
+            with connection.pipeline():  # wait for the answers: only then the state is known
+                pass
+        if psycopg_commits(connection):
+            raise NotInTransaction(_PSYCOPG_AUTOCOMMIT.format("with"))
+    return _PsycopgTransaction(connection)
+
+
+_PSYCOPG_AUTOCOMMIT = (
+    "the connection is in autocommit and no transaction is open, so the row would be committed "
+    "on its own; nothing was written. Open one: `{} connection.transaction():`"
+)
+
+
+def _open_sqlite(connection: sqlite3.Connection, _: Mapping[str, object] | None) -> Transaction:
+    if sqlite_commits(connection):
+        raise NotInTransaction(
+            "the sqlite3 connection is in autocommit and no transaction is open, so the row "
+            "would be committed on its own; nothing was written. "
+            'Begin one: connection.execute("BEGIN")'
+        )
+    return _SqliteTransaction(connection)
+
+
+_OPENERS: dict[str, Callable[[Any, Mapping[str, object] | None], Transaction]] = {
+    "sqlalchemy.orm.Session": _open_session,
+    "sqlalchemy.orm.scoped_session": lambda scoped, binds: _open_session(scoped(), binds),
+    "sqlalchemy.Connection": _open_connection,
+    "psycopg.Connection": _open_psycopg,
+    "sqlite3.Connection": _open_sqlite,
+}
+
+
+class _SqlalchemyTransaction:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.dialect = _supported(connection.dialect.name)
+
+    def execute(self, statement: Statement, parameters: Parameters) -> int:
+        clause = _text_clause(getattr(statement, self.dialect))
+        return self._connection.execute(clause, parameters).rowcount
+
+    def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
+        self._connection.execute(_text_clause(getattr(statement, self.dialect)), rows)
+
+
+class _PsycopgTransaction:
+    dialect: Dialect = "postgresql"
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def execute(self, statement: Statement, parameters: Parameters) -> int:
+        cursor = self._connection.execute(_psycopg_query(statement.postgresql), parameters)
+        if cursor.rowcount < 0:  # in a pipeline the answer comes later, and with it any error
+            with self._connection.pipeline():
+                pass
+        return cursor.rowcount
+
+    def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.executemany(_psycopg_query(statement.postgresql), rows)
+
+
+class _SqliteTransaction:
+    dialect: Dialect = "sqlite"
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, statement: Statement, parameters: Parameters) -> int:
+        return self._connection.execute(statement.sqlite, parameters).rowcount
+
+    def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
+        self._connection.executemany(statement.sqlite, rows)
+
+
+async def _open_async_session(
+    session: AsyncSession, bind_arguments: Mapping[str, object] | None
+) -> AsyncTransaction:
+    opened = await session.run_sync(_open_session, bind_arguments)
+    return _SpawnedTransaction(session, opened)
+
+
+async def _open_async_connection(
+    connection: AsyncConnection, _: Mapping[str, object] | None
+) -> AsyncTransaction:
+    opened = await connection.run_sync(_open_connection, None)
+    return _SpawnedTransaction(connection, opened)
+
+
+async def _open_async_psycopg(
+    connection: psycopg.AsyncConnection[Any], _: Mapping[str, object] | None
+) -> AsyncTransaction:
+    if psycopg_commits(connection):
+        if connection.pgconn.transaction_status == ACTIVE:
+            async with connection.pipeline():  # as above
+                pass
+        if psycopg_commits(connection):
+            raise NotInTransaction(_PSYCOPG_AUTOCOMMIT.format("async with"))
+    return _AsyncPsycopgTransaction(connection)
+
+
+_ASYNC_OPENERS: dict[str, Callable[[Any, Mapping[str, object] | None], Any]] = {
+    "sqlalchemy.ext.asyncio.AsyncSession": _open_async_session,
+    "sqlalchemy.ext.asyncio.async_scoped_session": (
+        lambda scoped, binds: _open_async_session(scoped(), binds)
+    ),
+    "sqlalchemy.ext.asyncio.AsyncConnection": _open_async_connection,
+    "psycopg.AsyncConnection": _open_async_psycopg,
+}
+
+
+class _SpawnedTransaction:
+    """SQLAlchemy's asyncio: the one synchronous implementation, run in a greenlet."""
+
+    def __init__(self, spawner: AsyncSession | AsyncConnection, opened: Transaction) -> None:
+        self._spawner = spawner
+        self._opened = opened
+        self.dialect = opened.dialect
+
+    async def execute(self, statement: Statement, parameters: Parameters) -> int:
+        return await self._spawner.run_sync(lambda _: self._opened.execute(statement, parameters))
+
+    async def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
+        await self._spawner.run_sync(lambda _: self._opened.execute_many(statement, rows))
+
+
+class _AsyncPsycopgTransaction:
+    dialect: Dialect = "postgresql"
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: Statement, parameters: Parameters) -> int:
+        cursor = await self._connection.execute(_psycopg_query(statement.postgresql), parameters)
+        if cursor.rowcount < 0:
+            async with self._connection.pipeline():
+                pass
+        return cursor.rowcount
+
+    async def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
+        async with self._connection.cursor() as cursor:
+            await cursor.executemany(_psycopg_query(statement.postgresql), rows)
+
+
+def _supported(dialect: str) -> Dialect:
+    if dialect not in ("postgresql", "sqlite"):
+        raise ConfigurationError(
+            f"this version writes to PostgreSQL and SQLite, and this connection's dialect is "
+            f"{dialect!r}; nothing was written"
+        )
+    return dialect  # type: ignore[return-value]  # narrowed by the line above
+
+
+@lru_cache(maxsize=1024)
+def _text_clause(sql: str) -> TextClause:
+    from sqlalchemy import text
+
+    return text(sql)
+
+
+@lru_cache(maxsize=1024)
+def _psycopg_query(sql: str) -> bytes:
+    return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%")).encode()
+
+
+# Not the second colon of `::type`.
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
