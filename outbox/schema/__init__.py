@@ -1,0 +1,1 @@
+"""The tables: their source, their version, their check and their repair."""

@@ -1,0 +1,73 @@
+"""The least each role needs, as SQL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from outbox.names import Names
+
+#: What a writer may set. The rest is the log's own: nobody can forge a position.
+WRITER_COLUMNS = (
+    "topic",
+    "key",
+    "payload",
+    "id",
+    "type",
+    "content_type",
+    "headers",
+    "traceparent",
+    "tracestate",
+    "lane",
+    "expires_at",
+    "key_id",
+)
+
+
+def grants(
+    names: Names,
+    *,
+    writer_role: str | None = None,
+    relay_role: str | None = None,
+    schema: str | None = None,
+) -> str:
+    """Return the GRANT statements for the roles that are given, or empty text.
+
+    `schema` is where the tables are, if `names` leaves that to the search path.
+    """
+    schema = names.schema or schema
+    lines: list[str] = []
+    if writer_role:
+        lines += _usage(schema, writer_role) + _writer(names, quoted(writer_role))
+    if relay_role:
+        lines += _usage(schema, relay_role) + _relay(names, quoted(relay_role))
+    return "".join(f"{line};\n" for line in lines)
+
+
+def _usage(schema: str | None, role: str) -> list[str]:
+    return [f"grant usage on schema {quoted(schema)} to {quoted(role)}"] if schema else []
+
+
+def _writer(names: Names, role: str) -> list[str]:
+    return [
+        f"grant insert ({', '.join(WRITER_COLUMNS)}) on {names['outbox_message']} to {role}",
+        # A column grant alone fails on the default of seq.
+        f"grant usage on sequence {names['outbox_message_seq']} to {role}",
+        f"grant execute on function {names['outbox_slot']}() to {role}",
+    ]
+
+
+def _relay(names: Names, role: str) -> list[str]:
+    return [
+        f"grant select on {names['outbox_message']} to {role}",
+        f"grant select on sequence {names['outbox_message_seq']} to {role}",
+        f"grant select, insert, update, delete on {names['outbox_cursor']} to {role}",
+        f"grant select, insert, delete on {names['outbox_plan']} to {role}",
+        f"grant select, insert, update, delete on {names['outbox_process']} to {role}",
+        f"grant select, update (log_id, timeline) on {names['outbox_meta']} to {role}",
+    ]
+
+
+def quoted(identifier: str) -> str:
+    """Return any identifier as SQL takes it literally."""
+    return '"' + identifier.replace('"', '""') + '"'
