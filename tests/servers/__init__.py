@@ -1,0 +1,1 @@
+"""Real PostgreSQL and Kafka for the tests, from whatever the machine offers."""
