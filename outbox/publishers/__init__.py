@@ -1,0 +1,1 @@
+"""The brokers, seen from the relay. One seam: `base.Publisher`."""

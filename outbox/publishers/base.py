@@ -1,0 +1,67 @@
+"""The seam to brokers: what a relay needs of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from outbox.errors import BrokerUnavailable
+from outbox.store.base import Record
+
+
+class DeliveryFailed(BrokerUnavailable):
+    """The broker did not confirm a message, and nothing is known of those sent after it.
+
+    The publisher must be closed and made anew; what was not confirmed is read and sent again.
+    """
+
+
+class Delivery(Protocol):
+    """Who wants to know what became of a page's messages."""
+
+    def acknowledged(self, index: int, partition: int, offset: int) -> None:
+        """Note that the page's message number `index` is in the broker's log, durably."""
+
+    def failed(self, index: int, error: str) -> None:
+        """Note that the broker did not take the page's message number `index`."""
+
+
+class Publisher(Protocol):
+    """A connection to a broker for one term of a relay. One thread at a time.
+
+    Messages of one topic and key arrive in the order of `publish`. A publisher that has raised
+    anything is of no further use and must be closed.
+    """
+
+    def connect(self, timeout_s: float) -> str:
+        """Reach the broker and return its cluster's id. Raises BrokerUnavailable."""
+
+    def publish(
+        self,
+        records: list[Record],
+        position_prefix: str,
+        delivery: Delivery,
+        check: Callable[[], None],
+    ) -> None:
+        """Hand a page's messages to the broker, in order, without waiting for acknowledgements.
+
+        `check` is called every few hundred messages and may raise, to stop in the middle. Raises
+        MessageRefused, having sent nothing of the page, for a message the broker would refuse;
+        BrokerUnavailable.
+        """
+
+    def poll(self, timeout_s: float) -> None:
+        """Report what became of messages, waiting up to `timeout_s` for the first report.
+
+        Raises DeliveryFailed.
+        """
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until everything sent was reported, for `timeout_s` at most. Raises as poll does."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Return what keeps the broker from answering, or None."""
+
+    def close(self) -> None:
+        """Give up whatever was not sent, at once. Reports nothing further; never raises."""

@@ -1,0 +1,296 @@
+"""Kafka, through librdkafka, with the settings under which nothing is lost or reordered.
+
+Why each of them is what it is: docs/adr/0003-producer.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, MissingExtra
+from outbox.headers import wire_headers
+from outbox.publishers.base import Delivery, DeliveryFailed
+from outbox.publishers.faults import Fault, fault_of
+from outbox.publishers.topics import TopicLimits
+from outbox.store.base import Record
+from outbox.tracing import end_send_span, sends_are_traced, start_send_span
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+logger = logging.getLogger("outbox.relay")
+
+#: Ours: under these, and no others, what the relay promises is true.
+OWNED: Mapping[str, object] = {
+    "acks": "all",
+    "enable.idempotence": True,
+    # With more than one, a fresh idempotent producer can report a message as delivered that the
+    # broker refused, when a later request of the same connection is accepted.
+    "max.in.flight.requests.per.connection": 1,
+    "enable.gapless.guarantee": True,
+    # A message that times out in the queue leaves a gap that later ones overtake.
+    "message.timeout.ms": 0,
+    "partitioner": "murmur2_random",
+}
+
+#: Good for a relay; the user may know better.
+DEFAULTS: Mapping[str, object] = {
+    "allow.auto.create.topics": False,
+    "socket.timeout.ms": 10_000,
+    "reconnect.backoff.max.ms": 2_000,
+    "linger.ms": 1,
+    # Above what `Outbox` admits by default (1,000,000 bytes) by the headers that we add.
+    "message.max.bytes": 1_040_000,
+    "client.id": "outbox-relay",
+}
+
+_CHECK_EVERY = 256
+
+
+class KafkaPublisher:
+    """An idempotent producer for one term of a relay; implements Publisher.
+
+    Raises MissingExtra where confluent-kafka is not installed, ConfigurationError for properties
+    that librdkafka does not take. Make it after any fork, in the process that uses it.
+    """
+
+    def __init__(self, properties: Mapping[str, object]) -> None:
+        self._properties = {**DEFAULTS, **properties, **OWNED}
+        self._producer = _make_producer(self._properties, self._on_error)
+        self._topics = TopicLimits(self._properties)
+        self._kafka_error = _kafka_exceptions()
+        self._trouble: str | None = None
+        self._failure: Exception | None = None
+        self._sent = 0
+        # By topic and partition: the last acknowledged message's number and offset.
+        self._last: dict[tuple[str, int], tuple[int, int]] = {}
+        self._traced = sends_are_traced()
+
+    @property
+    def trouble(self) -> str | None:
+        """Return what keeps the broker from answering, or None."""
+        return self._trouble
+
+    def connect(self, timeout_s: float) -> str:
+        """Reach the broker and return its cluster's id."""
+        try:
+            metadata = self._producer.list_topics(timeout=timeout_s)
+        except self._kafka_error as error:
+            reason = self._trouble or _sentence(error)
+            raise BrokerUnavailable(f"Kafka cannot be reached: {reason}") from error
+        self._trouble = None
+        self._topics.know(metadata)
+        return str(metadata.cluster_id or "")
+
+    def publish(
+        self,
+        records: list[Record],
+        position_prefix: str,
+        delivery: Delivery,
+        check: Callable[[], None],
+    ) -> None:
+        """Hand a page's messages to librdkafka, in order."""
+        self._look_at_topics(records)
+        page = _SentPage(records, delivery, self._sent)
+        self._sent += len(records)
+        self._produce(page, records, position_prefix, check)
+
+    def _look_at_topics(self, records: list[Record]) -> None:
+        """Find out, before anything is sent, what the broker would refuse."""
+        self._topics.meet({record[2] for record in records}, self._producer)
+        if self._topics.smallest_batch < int(str(self._properties.get("batch.size", 1_000_000))):
+            self._rebuild()
+        self._topics.refuse_oversized(records)
+
+    def _rebuild(self) -> None:
+        """Go on with batches that fit the smallest topic: a batch of many small messages is refused
+        as a whole when it is larger than the topic's `max.message.bytes`."""
+        self.flush(60.0)
+        self._properties["batch.size"] = self._topics.smallest_batch
+        self._abandon()
+        self._producer = _make_producer(self._properties, self._on_error)
+        self._last.clear()
+
+    def _produce(
+        self,
+        page: _SentPage,
+        records: list[Record],
+        position_prefix: str,
+        check: Callable[[], None],
+    ) -> None:
+        produce = self._producer.produce
+        report = partial(self._report, page)
+        traced = self._traced
+        for index, record in enumerate(records):
+            seq, id_, topic, key, payload, type_, content_type, headers, parent, state = record
+            if not index % _CHECK_EVERY:
+                check()
+                self.poll(0)
+            if traced and parent is not None:
+                page.start_span(index, record)
+            wire = wire_headers(
+                id_, type_, content_type, parent, state, f"{position_prefix}{seq}", headers
+            )
+            try:
+                produce(topic, payload, key, on_delivery=partial(report, index), headers=wire)
+            except BufferError:
+                self._produce_later(topic, payload, key, partial(report, index), wire, check)
+            except self._kafka_error as error:
+                raise _refused(Record(*record), error) from error
+
+    def _produce_later(
+        self,
+        topic: str,
+        payload: bytes | None,
+        key: str | None,
+        report: Callable[[Any, Any], None],
+        wire: list[tuple[str, Any]],
+        check: Callable[[], None],
+    ) -> None:
+        """Wait for room in librdkafka's queue; skipping the message would break the order."""
+        while True:
+            check()
+            self.poll(0.1)
+            with suppress(BufferError):
+                self._producer.produce(topic, payload, key, on_delivery=report, headers=wire)
+                return
+
+    def poll(self, timeout_s: float) -> None:
+        """Report what became of messages."""
+        try:
+            self._producer.poll(timeout_s)
+        except self._kafka_error as error:
+            raise DeliveryFailed(f"the producer failed: {_sentence(error)}") from error
+        if self._failure is not None:
+            raise self._failure
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until everything sent was reported; check with `len`, not with the return value."""
+        deadline = time.monotonic() + timeout_s
+        while len(self._producer) and time.monotonic() < deadline:
+            self.poll(min(0.1, max(deadline - time.monotonic(), 0.0)))
+
+    def close(self) -> None:
+        """Give up whatever was not sent. `Producer.close()` would wait for the broker for ever."""
+        self._failure = None
+        self._abandon()
+
+    def _abandon(self) -> None:
+        with suppress(*self._kafka_error):
+            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+        with suppress(*self._kafka_error):
+            self._producer.flush(1.0)
+
+    def _on_error(self, error: Any) -> None:
+        """Remember what librdkafka complains of; the relay says it once."""
+        self._trouble = error.str()
+
+    # Called by librdkafka, from within poll. Must not raise.
+
+    def _report(self, page: _SentPage, index: int, error: Any, message: Any) -> None:
+        if self._failure is not None:
+            # Later ones may be in Kafka, but they count only when everything before them does.
+            page.end_span(index, message, "not confirmed")
+        elif error is None:
+            self._acknowledge(page, index, message)
+            page.end_span(index, message, None)
+        else:
+            self._fail(page, index, error.str(), fault_of(error.name()))
+            page.end_span(index, message, error.name())
+
+    def _acknowledge(self, page: _SentPage, index: int, message: Any) -> None:
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if offset is None or offset < 0:
+            # An implicit acknowledgement: the broker never said where the message is.
+            self._fail(page, index, "acknowledged without an offset", Fault.BROKER)
+            return
+        number = page.base + index
+        last_number, last_offset = self._last.get((topic, partition), (-1, -1))
+        if number <= last_number or offset <= last_offset:
+            self._fail(page, index, "acknowledged out of order", Fault.BROKER)
+            return
+        self._last[topic, partition] = number, offset
+        self._trouble = None
+        page.delivery.acknowledged(index, partition, offset)
+
+    def _fail(self, page: _SentPage, index: int, reason: str, fault: Fault) -> None:
+        page.delivery.failed(index, reason)
+        if self._failure is None:
+            record = Record(*page.records[index])
+            sentence = f"message {record.id} for topic {record.topic!r}: {reason}"
+            kind = MessageRefused if fault is Fault.MESSAGE else DeliveryFailed
+            self._failure = kind(sentence)
+
+
+class _SentPage:
+    """The messages of one call of publish. `base`: the number of the first within this producer."""
+
+    __slots__ = ("base", "delivery", "records", "spans")
+
+    def __init__(self, records: list[Record], delivery: Delivery, base: int) -> None:
+        self.records = records
+        self.delivery = delivery
+        self.base = base
+        self.spans: dict[int, Span] = {}
+
+    def start_span(self, index: int, record: Record) -> None:
+        span = start_send_span(
+            topic=record[2],
+            message_id=record[1],
+            key=record[3],
+            traceparent=record[8],
+            tracestate=record[9],
+        )
+        if span is not None:
+            self.spans[index] = span
+
+    def end_span(self, index: int, message: Any, error: str | None) -> None:
+        if self.spans and (span := self.spans.pop(index, None)) is not None:
+            end_send_span(span, message.partition(), message.offset(), error)
+
+
+def _make_producer(properties: Mapping[str, object], on_error: Callable[[Any], None]) -> Any:
+    """Make a producer of the raw class.
+
+    OpenTelemetry's Kafka instrumentation replaces `confluent_kafka.Producer` by a subclass that
+    would add a second `traceparent` to every message.
+    """
+    try:
+        import confluent_kafka
+    except ImportError as error:
+        raise MissingExtra(
+            'publishing to Kafka needs confluent-kafka; run `pip install "outbox-relay[kafka]"`'
+        ) from error
+    raw = next(c for c in confluent_kafka.Producer.__mro__ if c.__module__ == "cimpl")
+    try:
+        return raw(
+            {**properties, "error_cb": on_error}, logger=logging.getLogger("outbox.librdkafka")
+        )
+    except (confluent_kafka.KafkaException, ValueError, TypeError) as error:
+        raise ConfigurationError(f"Kafka properties: {_sentence(error)}") from error
+
+
+def _kafka_exceptions() -> tuple[type[Exception], ...]:
+    """Return what a call of the producer may raise. A SystemError comes out of poll when a callback
+    was called while the producer was already broken."""
+    from confluent_kafka import KafkaException
+
+    return (KafkaException, SystemError)
+
+
+def _refused(record: Record, error: Exception) -> Exception:
+    """Return what it means that librdkafka did not even queue a message."""
+    inner = error.args[0] if error.args else None
+    fault = fault_of(inner.name()) if inner is not None and hasattr(inner, "name") else Fault.BROKER
+    sentence = f"message {record.id} for topic {record.topic!r}: {_sentence(error)}"
+    return MessageRefused(sentence) if fault is Fault.MESSAGE else DeliveryFailed(sentence)
+
+
+def _sentence(error: BaseException) -> str:
+    inner = error.args[0] if error.args else error
+    return str(inner.str()) if hasattr(inner, "str") else str(inner)

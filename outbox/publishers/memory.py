@@ -1,0 +1,97 @@
+"""A publisher that keeps messages in a list: for tests, and to see what would be sent."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from outbox.headers import wire_headers
+from outbox.publishers.base import Delivery, DeliveryFailed
+from outbox.store.base import Record
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedMessage:
+    """A message as it would be on the wire."""
+
+    topic: str
+    key: str | None
+    payload: bytes | None
+    headers: tuple[tuple[str, str | bytes | None], ...]
+
+
+class MemoryPublisher:
+    """Implements Publisher. `published` may be shared by the publishers of several terms.
+
+    `fail_at`: number of the message, counted from 0 in each publisher, whose delivery fails.
+    """
+
+    def __init__(
+        self,
+        published: list[PublishedMessage] | None = None,
+        *,
+        cluster_id: str = "memory",
+        fail_at: int | None = None,
+    ) -> None:
+        self.published = [] if published is None else published
+        self._cluster_id = cluster_id
+        self._fail_at = fail_at
+        self._sent = 0
+        self._waiting: deque[tuple[PublishedMessage, Delivery, int]] = deque()
+
+    @property
+    def trouble(self) -> str | None:
+        """Return None: memory always answers."""
+        return None
+
+    def connect(self, timeout_s: float) -> str:  # noqa: ARG002 - the seam's signature
+        """Return the cluster's id."""
+        return self._cluster_id
+
+    def publish(
+        self,
+        records: list[Record],
+        position_prefix: str,
+        delivery: Delivery,
+        check: Callable[[], None],
+    ) -> None:
+        """Keep the messages until the next poll."""
+        check()
+        for index, record in enumerate(records):
+            message = as_published(Record(*record), position_prefix)
+            self._waiting.append((message, delivery, index))
+
+    def poll(self, timeout_s: float) -> None:  # noqa: ARG002 - the seam's signature
+        """Take all messages that wait, and acknowledge them."""
+        while self._waiting:
+            message, delivery, index = self._waiting.popleft()
+            if self._sent == self._fail_at:
+                self._waiting.clear()
+                delivery.failed(index, "failed on demand")
+                raise DeliveryFailed("failed on demand")
+            self._sent += 1
+            self.published.append(message)
+            delivery.acknowledged(index, 0, len(self.published) - 1)
+
+    def flush(self, timeout_s: float) -> None:
+        """Take everything."""
+        self.poll(timeout_s)
+
+    def close(self) -> None:
+        """Forget what was not taken."""
+        self._waiting.clear()
+
+
+def as_published(record: Record, position_prefix: str) -> PublishedMessage:
+    """Return a record as it would be on the wire."""
+    headers = wire_headers(
+        record.id,
+        record.type,
+        record.content_type,
+        record.traceparent,
+        record.tracestate,
+        f"{position_prefix}{record.seq}",
+        record.headers,
+    )
+    return PublishedMessage(record.topic, record.key, record.payload, tuple(headers))

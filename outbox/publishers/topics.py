@@ -1,0 +1,134 @@
+"""What is known of topics before anything is sent to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from outbox.errors import BrokerUnavailable, MessageRefused
+from outbox.store.base import Record
+
+logger = logging.getLogger("outbox.relay")
+
+#: Kafka's default `max.message.bytes`, of a batch with its overhead.
+_DEFAULT_LIMIT = 1_048_588
+
+#: Room for what Kafka adds: the batch's header (61 bytes), the record's own lengths.
+_OVERHEAD = 512
+
+_ASK_TIMEOUT_S = 5.0
+
+
+class TopicUnavailable(BrokerUnavailable):
+    """A topic does not exist or may not be written to; it may yet."""
+
+
+class TopicLimits:
+    """The topics met so far: that they exist, and how large a message they take."""
+
+    def __init__(self, properties: Mapping[str, object]) -> None:
+        self._properties = properties
+        self._creates = str(properties.get("allow.auto.create.topics")).lower() == "true"
+        self._compresses = properties.get(
+            "compression.type", properties.get("compression.codec", "none")
+        ) not in ("none", None)
+        self._known: set[str] = set()
+        self._limits: dict[str, int] = {}
+
+    @property
+    def smallest_batch(self) -> int:
+        """Return the largest batch, in bytes, that every topic met so far takes."""
+        return max(min(self._limits.values(), default=_DEFAULT_LIMIT) - _OVERHEAD, 1)
+
+    def know(self, metadata: Any) -> None:
+        """Take the topics of a cluster's metadata as existing."""
+        self._known.update(name for name, topic in metadata.topics.items() if topic.error is None)
+
+    def meet(self, topics: set[str], client: Any) -> None:
+        """Look up topics not met before. Raises TopicUnavailable for one that does not exist."""
+        new = topics - self._limits.keys()
+        if not new:
+            return
+        for topic in sorted(new - self._known):
+            self._look_up(topic, client)
+        self._limits.update(dict.fromkeys(new, _DEFAULT_LIMIT))
+        self._limits.update(self._ask_limits(sorted(new)))
+
+    def _look_up(self, topic: str, client: Any) -> None:
+        from confluent_kafka import KafkaException
+
+        try:
+            found = client.list_topics(topic, timeout=_ASK_TIMEOUT_S).topics[topic]
+        except KafkaException as error:
+            raise BrokerUnavailable(
+                f"Kafka did not answer a question about topic {topic!r}: {error.args[0].str()}"
+            ) from error
+        if found.error is not None and not self._creates:
+            raise TopicUnavailable(
+                f"topic {topic!r}: {found.error.str().removeprefix('Broker: ')}; create the topic "
+                "or grant the relay the right to write to it. Nothing is lost meanwhile"
+            )
+        self._known.add(topic)
+
+    def _ask_limits(self, topics: list[str]) -> dict[str, int]:
+        """Return `max.message.bytes` of topics; without the right to ask, the default is assumed
+        and the broker has the last word."""
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient, ConfigResource
+
+        admin = AdminClient(
+            {
+                k: v
+                for k, v in self._properties.items()
+                if k in _CONNECTION_KEYS or k.split(".")[0] in ("ssl", "sasl", "security")
+            }
+        )
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+        limits = {}
+        try:
+            futures = admin.describe_configs(resources, request_timeout=_ASK_TIMEOUT_S)
+            for resource, future in futures.items():
+                limits[resource.name] = int(future.result()["max.message.bytes"].value)
+        except (KafkaException, KeyError, ValueError, TypeError) as error:
+            logger.debug("max.message.bytes cannot be read: %s", error)
+        return limits
+
+    def refuse_oversized(self, records: list[Record]) -> None:
+        """Raise MessageRefused for a message its topic does not take.
+
+        Only what cannot fit whatever the overhead is refused here; of the rest the broker has the
+        last word, and the only one where messages are compressed.
+        """
+        if self._compresses:
+            return
+        default = min(self._limits.values(), default=_DEFAULT_LIMIT)
+        for record in records:
+            payload = record[4]
+            if payload is not None and len(payload) > default:
+                self._refuse_if_oversized(record)
+
+    def _refuse_if_oversized(self, record: Record) -> None:
+        _, id_, topic, _, payload, *_ = record
+        limit = self._limits[topic]
+        size = len(payload or b"")
+        if size > limit:
+            raise MessageRefused(
+                f"message {id_} is too large for topic {topic!r}: {size} bytes, the topic takes "
+                f"{limit}. Raise the topic's max.message.bytes (and the relay's "
+                "message.max.bytes). The relay stops here so that the order is kept; nothing is "
+                "lost"
+            )
+
+
+_CONNECTION_KEYS = frozenset(
+    {
+        "bootstrap.servers",
+        "client.id",
+        "socket.timeout.ms",
+        "broker.address.family",
+        "oauth_cb",
+        "socket.keepalive.enable",
+        "reconnect.backoff.max.ms",
+    }
+)

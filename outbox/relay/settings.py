@@ -1,0 +1,42 @@
+"""What a relay can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from outbox.errors import ConfigurationError
+from outbox.names import check_name
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """Settings of a relay process; times in seconds, sizes in bytes.
+
+    `poll_interval_s`: how often an idle relay looks, at the least. `lease_s`: how long a lane stays
+    with a relay that has died. `drain_timeout_s`: how long a relay that is told to stop waits for
+    acknowledgements. `connect_timeout_s`: after how long a drain gives up on servers that are away.
+    `in_flight_messages` bounds what a frozen relay can send when it wakes up, and what is sent
+    again after a crash.
+    """
+
+    name: str = "default"
+    poll_interval_s: float = 0.05
+    lease_s: float = 10.0
+    drain_timeout_s: float = 10.0
+    connect_timeout_s: float = 30.0
+    save_interval_s: float = 0.25
+    idle_save_interval_s: float = 0.02
+    page_messages: int = 2_000
+    page_bytes: int = 4 * _MIB
+    in_flight_messages: int = 10_000
+    in_flight_bytes: int = 16 * _MIB
+
+    def __post_init__(self) -> None:
+        check_name("relay", self.name)
+        for setting in ("poll_interval_s", "lease_s", "page_messages", "page_bytes"):
+            if getattr(self, setting) <= 0:
+                raise ConfigurationError(f"{setting} must be greater than 0")
+        if self.lease_s < 1:
+            raise ConfigurationError("the lease must be at least 1 second")

@@ -1,0 +1,78 @@
+"""What is in flight, and how far the cursor may move. Pure: no clock, no I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from outbox.store.base import Page, Position
+
+
+class SentPage:
+    """A page whose messages were handed to the broker; implements Delivery."""
+
+    __slots__ = ("acked", "bytes", "page", "remaining")
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.bytes = sum(len(record[4]) for record in page.records if record[4] is not None)
+        self.acked = bytearray(len(page.records))
+        self.remaining = len(page.records)
+
+    def acknowledged(self, index: int, partition: int, offset: int) -> None:  # noqa: ARG002 - seam
+        """Note an acknowledgement."""
+        if not self.acked[index]:
+            self.acked[index] = 1
+            self.remaining -= 1
+
+    def failed(self, index: int, error: str) -> None:
+        """Leave it unacknowledged: it will be read again."""
+
+    @property
+    def confirmed(self) -> Position | None:
+        """Return the position up to which every message is acknowledged, if any is."""
+        if not self.remaining:
+            return self.page.end
+        count = self.acked.find(0)
+        return Position(self.page.batch, self.page.records[count - 1][0]) if count else None
+
+
+class InFlight:
+    """The pages that were sent, in order, and the position up to which all is acknowledged."""
+
+    def __init__(self, position: Position) -> None:
+        self._pages: deque[SentPage] = deque()
+        self._confirmed = position
+        self.messages = 0
+        self.bytes = 0
+
+    def add(self, page: Page) -> SentPage:
+        """Take a page that is about to be sent."""
+        sent = SentPage(page)
+        self._pages.append(sent)
+        self.messages += len(page.records)
+        self.bytes += sent.bytes
+        return sent
+
+    def settle(self) -> int:
+        """Drop pages that are acknowledged, from the front; return how many messages that were."""
+        settled = 0
+        while self._pages and not self._pages[0].remaining:
+            sent = self._pages.popleft()
+            self._confirmed = sent.page.end
+            settled += len(sent.page.records)
+            self.bytes -= sent.bytes
+        self.messages -= settled
+        return settled
+
+    @property
+    def confirmed(self) -> Position:
+        """Return the position up to which everything is acknowledged, within a page too.
+
+        Only an unbroken run counts: an acknowledged message behind one that is not will be sent
+        again.
+        """
+        first = self._pages[0].confirmed if self._pages else None
+        return first or self._confirmed
+
+    def __bool__(self) -> bool:
+        return bool(self._pages)

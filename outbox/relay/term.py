@@ -1,0 +1,166 @@
+"""One term of holding a lane: read, send, settle, until the lease is lost or given back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from outbox.errors import ConfigurationError, DatabaseUnavailable
+from outbox.publishers.base import Publisher
+from outbox.relay.settings import RelaySettings
+from outbox.relay.settlement import InFlight
+from outbox.store.base import Lease, LeaseLost, Page, Position, Store
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one turn of the loop did, in messages."""
+
+    read: int = 0
+    delivered: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Return whether there was nothing to do."""
+        return not (self.read or self.delivered)
+
+
+class Term:
+    """Holds a lane. Raises LeaseLost, DatabaseUnavailable, BrokerUnavailable or MessageRefused;
+    after any of these the term is over and must be closed."""
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        leased_at: float,
+        publisher: Publisher,
+        settings: RelaySettings,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """`leased_at`: this process's clock, read before the lease was asked for."""
+        self._store = store
+        self._lease = lease
+        self._leased_at = leased_at
+        self._publisher = publisher
+        self._settings = settings
+        self._clock = clock
+        self._reader = store.reader(lease)
+        self._in_flight = InFlight(lease.position)
+        self._saved = lease.position
+        self._saved_at = leased_at
+        self._prefix = f"{lease.log_id}/{lease.relay}/{lease.lane}/"
+
+    def bind(self, cluster_id: str) -> None:
+        """Refuse to publish to another cluster than this relay name did before."""
+        known = self._lease.cluster_id
+        if known and cluster_id and known != cluster_id:
+            raise ConfigurationError(
+                f"relay {self._lease.relay!r} has published to Kafka cluster {known!r}, and this is"
+                f" {cluster_id!r}. If that is meant, run"
+                f" `outbox-relay relays rebind {self._lease.relay}`"
+            )
+        if cluster_id and not known:
+            self._store.bind_cluster(self._lease, cluster_id)
+
+    def step(self, wait_s: float) -> Step:
+        """Send a page if there is room and one to read, then look what was acknowledged.
+
+        Waits up to `wait_s` for an acknowledgement where there was nothing to read.
+        """
+        self.check_lease()
+        page = self._read() if self._has_room else None
+        if page is not None:
+            self._send(page)
+        self._publisher.poll(0 if page is not None or not self._in_flight else wait_s)
+        delivered = self._in_flight.settle()
+        self._save_if_due()
+        return Step(len(page.records) if page is not None else 0, delivered)
+
+    @property
+    def in_flight(self) -> bool:
+        """Return whether messages wait for an acknowledgement."""
+        return bool(self._in_flight)
+
+    @property
+    def trouble(self) -> str | None:
+        """Return what keeps the broker from answering, or None."""
+        return self._publisher.trouble
+
+    @property
+    def _has_room(self) -> bool:
+        in_flight, limits = self._in_flight, self._settings
+        return (
+            in_flight.messages + limits.page_messages <= limits.in_flight_messages
+            and in_flight.bytes < limits.in_flight_bytes
+        )
+
+    def _read(self) -> Page | None:
+        return self._reader.read(self._settings.page_messages, self._settings.page_bytes)
+
+    def _send(self, page: Page) -> None:
+        sent = self._in_flight.add(page)
+        if page.records:
+            self._publisher.publish(
+                list(page.records), f"{self._prefix}{page.batch}/", sent, self.check_lease
+            )
+
+    def check_lease(self) -> None:
+        """Raise LeaseLost when our own clock says that the lease may have run out.
+
+        A process that was frozen must not go on sending what its successor has sent already. The
+        margin is for what may lie between the two clocks' readings.
+        """
+        if self._clock() - self._leased_at > self._settings.lease_s * 0.75:
+            raise LeaseLost(self._lease.relay)
+
+    def _save_if_due(self) -> None:
+        since = self._clock() - self._saved_at
+        moved = self._in_flight.confirmed != self._saved
+        idle = moved and not self._in_flight
+        if (
+            since >= self._settings.lease_s / 4
+            or (moved and since >= self._settings.save_interval_s)
+            or (idle and since >= self._settings.idle_save_interval_s)
+        ):
+            self.save()
+
+    def save(self) -> None:
+        """Move the cursor to what is confirmed, and renew the lease."""
+        position = self._in_flight.confirmed
+        now = self._clock()
+        self._store.save(self._lease, position, self._settings.lease_s)
+        self._leased_at = self._saved_at = now
+        self._saved = position
+
+    @property
+    def unsaved(self) -> bool:
+        """Return whether more is confirmed than saved."""
+        return self._in_flight.confirmed != self._saved
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait for what is in flight, as long as the lease lasts."""
+        deadline = self._clock() + timeout_s
+        while self._in_flight and self._clock() < deadline:
+            self.check_lease()
+            self._publisher.poll(0.05)
+            self._in_flight.settle()
+            self._save_if_due()
+
+    def close(self) -> None:
+        """Stop sending, save what is confirmed, give the lane back. Never raises.
+
+        The lane is given back only after the producer is gone: until then it may still send.
+        """
+        self._publisher.close()
+        self._in_flight.settle()
+        with suppress(LeaseLost, DatabaseUnavailable):
+            self._store.release(self._lease, self._position_to_leave)
+
+    @property
+    def _position_to_leave(self) -> Position:
+        return self._in_flight.confirmed

@@ -1,0 +1,1 @@
+"""The log, seen from the relay: leases, plans, pages and cursors. One seam, two databases."""

@@ -1,0 +1,199 @@
+"""The seam to persistence: what a relay needs of a database.
+
+A store speaks of positions, never of sequence numbers or snapshots: how a database tells what was
+committed, and in which order, is its own affair. Everything here raises DatabaseUnavailable when
+the database is away, restarting or read-only; whoever sees that must forget what it holds in memory
+and begin again with `acquire`, since a database that crashed may use its transaction ids again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+
+class Record(NamedTuple):
+    """One message of the log. Stores may return plain tuples of this shape: the path is hot."""
+
+    seq: int
+    id: str
+    topic: str
+    key: str | None
+    payload: bytes | None
+    type: str | None
+    content_type: str | None
+    headers: str | None  # JSON text: an object, or an array of [name, value] pairs
+    traceparent: str | None
+    tracestate: str | None
+
+
+class Position(NamedTuple):
+    """A place in the order of publication: the number of a batch, and a seq within it."""
+
+    batch: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a batch, as much as is handed to the broker at a time.
+
+    `end` is the cursor's position once everything up to this page is acknowledged.
+    """
+
+    batch: int
+    records: Sequence[Record]
+    end: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One term of holding a lane: nobody else publishes while `epoch` is the lane's epoch."""
+
+    relay: str
+    lane: str
+    epoch: int
+    position: Position
+    log_id: str
+    cluster_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """A relay process that has been seen lately."""
+
+    process: str
+    version: str
+    state: str
+    seen_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RelayStatus:
+    """How far a relay name has come on a lane.
+
+    `lag_messages` is exact up to a limit and an upper bound above it (`lag_is_exact`), so that
+    asking never counts a table. `lag_seconds` is the age of the oldest message not yet delivered.
+    """
+
+    relay: str
+    lane: str
+    batch: int
+    lag_messages: int
+    lag_is_exact: bool
+    lag_seconds: float | None
+    owner: str | None
+    lease_seconds: float | None
+    cluster_id: str | None
+    processes: tuple[ProcessStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A transaction, open or prepared, that has written messages and has not ended."""
+
+    kind: Literal["open", "prepared"]
+    who: str
+    age_seconds: float
+
+
+class LogReader(Protocol):
+    """Reads a lane during one term, every message once, batch after batch.
+
+    After a new term it begins at the saved position and repeats the saved batches exactly, so that
+    a message never changes its position.
+    """
+
+    def read(self, max_rows: int, max_bytes: int) -> Page | None:
+        """Return the next page, of at least one record, or None if nothing is to be read now.
+
+        `max_bytes` bounds the payloads; a single larger message is a page of its own. An empty
+        page may be returned when only the position moves. Raises LeaseLost when another relay has
+        taken the lane, LogInconsistent when the cursor does not fit the log any more.
+        """
+
+
+class Store(Protocol):
+    """What a relay needs of a database. One connection, one thread at a time."""
+
+    def connect(self) -> None:
+        """Open the connection, unless it is open, and check the version of the tables."""
+
+    def close(self) -> None:
+        """Close the connection; never raises."""
+
+    def acquire(self, relay: str, lane: str, owner: str, lease_s: float) -> Lease | None:
+        """Take the lane if nobody else holds it; None if somebody does.
+
+        Raises ConfigurationError for an unknown relay name, LogInconsistent when the cursor was
+        restored from elsewhere or is ahead of its log.
+        """
+
+    def reader(self, lease: Lease) -> LogReader:
+        """Return a reader that begins at the lease's position."""
+
+    def save(self, lease: Lease, position: Position, lease_s: float) -> None:
+        """Record that everything up to `position` is delivered, and renew the lease.
+
+        Raises LeaseLost, having changed nothing, when the epoch is no longer ours.
+        """
+
+    def release(self, lease: Lease, position: Position) -> None:
+        """Save the position and give the lane back at once. Raises LeaseLost."""
+
+    def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
+        """Remember the broker cluster this relay name publishes to. Raises LeaseLost."""
+
+    def horizon(self) -> str:
+        """Return a mark of what is committed now, for `delivered`."""
+
+    def delivered(self, relay: str, lane: str, horizon: str) -> bool:
+        """Return whether everything committed before `horizon` was taken is delivered."""
+
+    def heartbeat(self, relay: str, process: str, state: str) -> None:
+        """Say that this process is alive and what it is doing."""
+
+    def forget_process(self, relay: str, process: str) -> None:
+        """Say that this process has ended."""
+
+
+class StoreAdmin(Protocol):
+    """What operators need of a database."""
+
+    def connect(self) -> None:
+        """Open the connection, unless it is open, and check the version of the tables."""
+
+    def close(self) -> None:
+        """Close the connection; never raises."""
+
+    def status(self, relay: str | None = None) -> list[RelayStatus]:
+        """Return the state of every relay name, or of one. Never counts a table."""
+
+    def blockers(self) -> list[Blocker]:
+        """Return the transactions that hold messages, oldest first."""
+
+    def relays(self) -> list[str]:
+        """Return the relay names."""
+
+    def create_relay(self, name: str, start: Literal["earliest", "latest"]) -> None:
+        """Make a relay name. Raises ConfigurationError if it exists."""
+
+    def forget_relay(self, name: str) -> None:
+        """Drop a relay name and its progress. Raises ConfigurationError if it is unknown."""
+
+    def rebind_relay(self, name: str) -> None:
+        """Let a relay name publish to another broker cluster from now on."""
+
+
+class LeaseLost(Exception):  # noqa: N818 - an outcome, which the relay acts on; nobody's error
+    """Another relay has taken the lane."""
+
+
+def unknown_relay(relay: str) -> str:
+    """Return the sentence for a relay name nobody has made."""
+    return (
+        f"there is no relay called {relay!r}; make it with "
+        f"`outbox-relay relays create {relay} --from earliest|latest`, "
+        "or see `outbox-relay relays list`"
+    )

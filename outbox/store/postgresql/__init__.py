@@ -1,0 +1,1 @@
+"""The log on PostgreSQL 13 and later: snapshots are cursors."""

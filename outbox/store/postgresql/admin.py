@@ -1,0 +1,274 @@
+"""What operators ask of the log on PostgreSQL; nothing here counts a table."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import psycopg
+
+from outbox.errors import ConfigurationError, DatabaseUnavailable
+from outbox.names import Names, check_name
+from outbox.store.base import Blocker, ProcessStatus, RelayStatus, unknown_relay
+from outbox.store.postgresql.session import Session
+
+#: Up to this many messages the lag is counted, above it is estimated.
+COUNT_LIMIT = 10_000
+
+#: A process that has not been seen for this long, in seconds, is not shown any more.
+FORGOTTEN_AFTER_S = 60.0
+
+
+class PostgreSQLAdmin:
+    """Implements StoreAdmin, and the parts of Store that ask what is delivered and who runs."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """Return the open session, or raise DatabaseUnavailable."""
+        if self._session is None:
+            raise DatabaseUnavailable("not connected to the database")
+        return self._session
+
+    def close(self) -> None:
+        """Close the connection; never raises."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    # What is delivered
+
+    def horizon(self) -> str:
+        """Return the snapshot of now."""
+        return cast("str", self._one("select pg_current_snapshot()::text"))
+
+    def delivered(self, relay: str, lane: str, horizon: str) -> bool:
+        """Return whether everything visible in the snapshot `horizon` is delivered."""
+        with self.session.translated() as connection, connection.transaction():
+            _avoid_scans(connection)
+            row = connection.execute(
+                f"select not exists (select from ({self._undelivered(1)}) as m)",
+                {"relay": relay, "lane": lane, "horizon": horizon},
+            ).fetchone()
+        return cast("tuple[bool]", row)[0]
+
+    def _undelivered(self, limit: int) -> str:
+        """Return a query of messages not delivered to a relay name, `limit` of each of four kinds.
+
+        What is fresh or late in the cursor's own plan, above its position; and what is fresh or
+        late after that plan. Each kind is read by an index, from where the cursor stands.
+        """
+        log = self._names["outbox_message"]
+        visible = """(%(horizon)s::text is null
+                      or pg_visible_in_snapshot(m.xid, %(horizon)s::text::pg_snapshot))"""
+        in_target = "pg_visible_in_snapshot(m.xid, c.target)"
+        kinds = (
+            f"""m.seq > greatest(c.after_seq, c.floor)
+                and m.xid >= pg_snapshot_xmax(c.last) and {in_target}""",
+            f"""m.xid in (select pg_snapshot_xip(c.last)) and m.seq > c.after_seq
+                and {in_target}""",
+            "m.seq > c.target_floor and m.xid >= pg_snapshot_xmax(c.target)",
+            "m.xid in (select pg_snapshot_xip(c.target))",
+        )
+        union = " union all ".join(
+            f"""(select m.seq, m.created_at from c cross join lateral (
+                    select seq, created_at, xid from {log} as m
+                     where {kind} and {visible} order by seq limit {limit}) as m)"""
+            for kind in kinds
+        )
+        return f"""
+            with c as materialized (
+                select p.last, p.floor, p.target, p.target_floor, c.after_seq
+                  from {self._names["outbox_cursor"]} as c
+                  join {self._names["outbox_plan"]} as p using (relay, lane, plan_no)
+                 where c.relay = %(relay)s and c.lane = %(lane)s)
+            {union}"""
+
+    # Who runs
+
+    def heartbeat(self, relay: str, process: str, state: str) -> None:
+        """Say that this process is alive and what it is doing."""
+        from outbox import __version__
+
+        table = self._names["outbox_process"]
+        with self.session.translated() as connection:
+            connection.execute(
+                f"""insert into {table} as p (relay, process, version, state)
+                    values (%s, %s, %s, %s)
+                    on conflict (relay, process)
+                    do update set state = excluded.state, seen_at = clock_timestamp()""",
+                (relay, process, __version__, state),
+            )
+            connection.execute(
+                f"""delete from {table}
+                     where relay = %s
+                       and seen_at < clock_timestamp() - make_interval(secs => %s)""",
+                (relay, FORGOTTEN_AFTER_S),
+            )
+
+    def forget_process(self, relay: str, process: str) -> None:
+        """Say that this process has ended."""
+        with self.session.translated() as connection:
+            connection.execute(
+                f"delete from {self._names['outbox_process']} where relay = %s and process = %s",
+                (relay, process),
+            )
+
+    # Status
+
+    def status(self, relay: str | None = None) -> list[RelayStatus]:
+        """Return the state of every relay name, or of one."""
+        with self.session.translated() as connection:
+            rows = connection.execute(
+                f"""select relay, lane, plan_no, owner, cluster_id,
+                           extract(epoch from lease_until - clock_timestamp())::float8
+                      from {self._names["outbox_cursor"]}
+                     where %(relay)s::text is null or relay = %(relay)s order by relay, lane""",
+                {"relay": relay},
+            ).fetchall()
+            if relay is not None and not rows:
+                raise ConfigurationError(unknown_relay(relay))
+            return [self._status(connection, *row) for row in rows]
+
+    def _status(
+        self,
+        connection: psycopg.Connection,
+        relay: str,
+        lane: str,
+        plan_no: int,
+        owner: str | None,
+        cluster_id: str | None,
+        lease_s: float | None,
+    ) -> RelayStatus:
+        messages, exact, seconds = self._lag(connection, relay, lane)
+        processes = connection.execute(
+            f"""select process, version, state,
+                       extract(epoch from clock_timestamp() - seen_at)::float8
+                  from {self._names["outbox_process"]}
+                 where relay = %s and seen_at >= clock_timestamp() - make_interval(secs => %s)
+                 order by started_at""",
+            (relay, FORGOTTEN_AFTER_S),
+        ).fetchall()
+        return RelayStatus(
+            relay=relay,
+            lane=lane,
+            batch=plan_no,
+            lag_messages=messages,
+            lag_is_exact=exact,
+            lag_seconds=seconds,
+            owner=owner,
+            lease_seconds=lease_s,
+            cluster_id=cluster_id,
+            processes=tuple(ProcessStatus(*row) for row in processes),
+        )
+
+    def _lag(
+        self, connection: psycopg.Connection, relay: str, lane: str
+    ) -> tuple[int, bool, float | None]:
+        with connection.transaction():
+            _avoid_scans(connection)
+            row = connection.execute(
+                f"""select count(*), min(m.seq),
+                           extract(epoch from clock_timestamp() - min(created_at))::float8
+                      from ({self._undelivered(COUNT_LIMIT)}) as m""",
+                {"relay": relay, "lane": lane, "horizon": None},
+            ).fetchone()
+        count, oldest, seconds = cast("tuple[int, int | None, float | None]", row)
+        if count < COUNT_LIMIT or oldest is None:
+            return count, True, seconds
+        last_value = cast(
+            "int", self._one(f"select last_value from {self._names['outbox_message_seq']}")
+        )
+        return max(count, last_value - oldest + 1), False, seconds
+
+    def blockers(self) -> list[Blocker]:
+        """Return the transactions that have written to the log and not ended, oldest first.
+
+        Whoever inserts into a table holds a lock on it until the end of the transaction, also when
+        it is prepared.
+        """
+        with self.session.translated() as connection:
+            rows = connection.execute(
+                """
+                select distinct on (l.virtualtransaction)
+                       case when l.pid is null then 'prepared' else 'open' end,
+                       coalesce(p.gid, concat_ws(' ', 'pid', l.pid, a.usename, a.application_name,
+                                                 a.client_addr)),
+                       extract(epoch from clock_timestamp()
+                               - coalesce(p.prepared, a.xact_start))::float8
+                  from pg_locks as l
+                  left join pg_stat_activity as a on a.pid = l.pid
+                  left join pg_prepared_xacts as p
+                         on l.pid is null and l.virtualtransaction = '-1/' || p.transaction
+                 where l.relation = %s::regclass and l.mode = 'RowExclusiveLock' and l.granted
+                   and l.database = (select oid from pg_database where datname = current_database())
+                """,
+                (self._names["outbox_message"],),
+            ).fetchall()
+        found = [Blocker(kind, who, max(age or 0.0, 0.0)) for kind, who, age in rows]
+        return sorted(found, key=lambda blocker: -blocker.age_seconds)
+
+    # Relay names
+
+    def relays(self) -> list[str]:
+        """Return the relay names."""
+        with self.session.translated() as connection:
+            rows = connection.execute(
+                f"select distinct relay from {self._names['outbox_cursor']} order by relay"
+            ).fetchall()
+        return [name for (name,) in rows]
+
+    def create_relay(self, name: str, start: Literal["earliest", "latest"]) -> None:
+        """Make a relay name that begins at the first retained message or after the last one."""
+        check_name("relay", name)
+        # Floor 0 is always right and only slow; plans raise it by themselves.
+        snapshot = "'3:3:'::pg_snapshot" if start == "earliest" else "pg_current_snapshot()"
+        with self.session.durable() as connection:
+            try:
+                connection.execute(
+                    f"insert into {self._names['outbox_cursor']} (relay, lane) "
+                    "values (%s, 'default')",
+                    (name,),
+                )
+            except psycopg.errors.UniqueViolation as error:
+                raise ConfigurationError(f"there is a relay called {name!r} already") from error
+            connection.execute(
+                f"""insert into {self._names["outbox_plan"]}
+                       (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor)
+                    select %s, 'default', 0, 0, s, 0, s, 0, 0
+                      from (select {snapshot} as s) as now""",
+                (name,),
+            )
+
+    def forget_relay(self, name: str) -> None:
+        """Drop a relay name and its progress."""
+        with self.session.durable() as connection:
+            for table in ("outbox_plan", "outbox_process", "outbox_cursor"):
+                deleted = connection.execute(
+                    f"delete from {self._names[table]} where relay = %s", (name,)
+                ).rowcount
+            if not deleted:
+                raise ConfigurationError(unknown_relay(name))
+
+    def rebind_relay(self, name: str) -> None:
+        """Let a relay name publish to another broker cluster from now on."""
+        with self.session.durable() as connection:
+            changed = connection.execute(
+                f"""update {self._names["outbox_cursor"]}
+                       set cluster_id = null, written_by = pg_current_xact_id()
+                     where relay = %s""",
+                (name,),
+            ).rowcount
+            if not changed:
+                raise ConfigurationError(unknown_relay(name))
+
+    def _one(self, sql: str) -> object:
+        with self.session.translated() as connection:
+            row = connection.execute(sql).fetchone()
+        return row[0] if row else None
+
+
+def _avoid_scans(connection: psycopg.Connection) -> None:
+    connection.execute("set local enable_seqscan = off; set local enable_bitmapscan = off")

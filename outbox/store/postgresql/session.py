@@ -1,0 +1,86 @@
+"""A connection that speaks the errors of this library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg
+from psycopg import errors as pg
+
+from outbox.errors import ConfigurationError, DatabaseUnavailable, OutboxError, SchemaMissing
+
+#: SQLSTATE 25006: a standby, or a server set to read-only. Wait for the primary.
+_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, pg.ReadOnlySqlTransaction)
+
+
+class Session:
+    """One PostgreSQL connection, in autocommit; transactions are opened by name."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self.connection = connection
+        self._warnings: list[str] = []
+        connection.add_notice_handler(self._notice)
+
+    def _notice(self, notice: pg.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._warnings.append(notice.message_primary or "warning")
+
+    @contextmanager
+    def translated(self) -> Iterator[psycopg.Connection]:
+        """Yield the connection; turn its errors into this library's."""
+        try:
+            yield self.connection
+        except psycopg.Error as error:
+            raise _translate(error) from error
+
+    @contextmanager
+    def durable(self) -> Iterator[psycopg.Connection]:
+        """Yield the connection in a transaction; commit it durably, or roll it back."""
+        with self.translated() as connection:
+            connection.execute(
+                "begin isolation level read committed; set local synchronous_commit = on"
+            )
+            try:
+                yield connection
+            except BaseException:
+                self.rollback()
+                raise
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit a transaction that has `synchronous_commit = on`.
+
+        Such a commit makes everything before it durable too, on the synchronous standby where there
+        is one, so what was read and is now to be published cannot be taken back by a crash or a
+        fail-over. A wait for the standby that was cancelled ends with a WARNING and not with an
+        error; it counts as a failure.
+        """
+        self._warnings.clear()
+        self.connection.execute("commit")
+        if self._warnings:
+            raise DatabaseUnavailable(f"the commit is not durable: {self._warnings[0]}")
+
+    def rollback(self) -> None:
+        """End the transaction; a connection that is gone has ended it already."""
+        if not self.connection.closed:
+            with suppress(psycopg.Error):
+                self.connection.execute("rollback")
+
+    def close(self) -> None:
+        """Close the connection; never raises."""
+        with suppress(psycopg.Error):
+            self.connection.close()
+
+
+def _translate(error: psycopg.Error) -> OutboxError:
+    sentence = str(error).strip().split("\n")[0]
+    if isinstance(error, _AWAY):
+        return DatabaseUnavailable(f"the database is away: {sentence}")
+    if isinstance(error, pg.UndefinedTable | pg.UndefinedColumn | pg.InvalidSchemaName):
+        return SchemaMissing(f"{sentence}; run `outbox-relay migrate`")
+    if isinstance(error, pg.InsufficientPrivilege):
+        return ConfigurationError(
+            f"{sentence}; grant what the relay needs with `outbox-relay migrate --relay-role ROLE`"
+        )
+    return OutboxError(f"the database refused a statement of the relay: {sentence}")

@@ -1,0 +1,258 @@
+"""Leases and cursors on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import psycopg
+
+from outbox.database import DatabaseUrl, connect_postgresql
+from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent
+from outbox.names import Names
+from outbox.owner import is_certainly_dead
+from outbox.schema.version import require_schema
+from outbox.store.base import Lease, LeaseLost, Position, unknown_relay
+from outbox.store.postgresql.admin import PostgreSQLAdmin
+from outbox.store.postgresql.reader import PostgreSQLReader, check_sequence
+from outbox.store.postgresql.session import Session
+from outbox.store.postgresql.snapshot import Plan, Snapshot
+
+#: Delivered plans are deleted this many at a time, so that the journal stays small and the deletes
+#: are few.
+PRUNE_AFTER = 500
+
+
+class PostgreSQLStore(PostgreSQLAdmin):
+    """The log on PostgreSQL; implements Store and StoreAdmin."""
+
+    def __init__(
+        self,
+        url: DatabaseUrl,
+        names: Names,
+        *,
+        password_callback: Callable[[], str] | None = None,
+        connect_timeout_s: float = 10.0,
+    ) -> None:
+        super().__init__(names)
+        self._url = url
+        self._password_callback = password_callback
+        self._connect_timeout_s = connect_timeout_s
+        self._pruned_to = 0
+
+    def connect(self) -> None:
+        """Open the connection, unless it is open, and check the version of the tables."""
+        if self._session is not None and not self._session.connection.closed:
+            return
+        connection = connect_postgresql(
+            self._url,
+            password_callback=self._password_callback,
+            connect_timeout=self._connect_timeout_s,
+        )
+        session = Session(connection)
+        try:
+            require_schema(lambda: self._meta(session))
+        except BaseException:
+            session.close()
+            raise
+        self._session = session
+
+    def _meta(self, session: Session) -> tuple[int, int] | None:
+        meta = self._names["outbox_meta"]
+        with session.translated() as connection:
+            (exists,) = cast(
+                "tuple[bool]",
+                connection.execute("select to_regclass(%s) is not null", (meta,)).fetchone(),
+            )
+            if not exists:
+                return None
+            row = connection.execute(f"select version, compatible_from from {meta}").fetchone()
+            return cast("tuple[int, int] | None", row)
+
+    def acquire(self, relay: str, lane: str, owner: str, lease_s: float) -> Lease | None:
+        """Take the lane if it is free, its lease has run out, or its owner is known to be dead."""
+        if not self._is_free(relay, lane, owner):
+            return None
+        with self.session.durable() as connection:
+            self._refuse_standby(connection)
+            if not self._take(connection, relay, lane, owner, lease_s):
+                return None
+            self._check_log(connection, relay, lane)
+            log_id = self._incarnation(connection)
+            return self._lease(connection, relay, lane, log_id)
+
+    def _is_free(self, relay: str, lane: str, owner: str) -> bool:
+        """Look without a lock, so that a relay on standby costs next to nothing."""
+        with self.session.translated() as connection:
+            row = connection.execute(
+                f"""select owner, coalesce(lease_until < clock_timestamp(), true)
+                      from {self._names["outbox_cursor"]} where relay = %s and lane = %s""",
+                (relay, lane),
+            ).fetchone()
+        if row is None:
+            raise ConfigurationError(unknown_relay(relay))
+        holder, expired = cast("tuple[str | None, bool]", row)
+        return holder is None or expired or holder == owner or is_certainly_dead(holder)
+
+    def _refuse_standby(self, connection: psycopg.Connection) -> None:
+        (standby,) = cast(
+            "tuple[bool]", connection.execute("select pg_is_in_recovery()").fetchone()
+        )
+        if standby:
+            raise DatabaseUnavailable("the database is a standby; waiting for it to be the primary")
+
+    def _take(
+        self, connection: psycopg.Connection, relay: str, lane: str, owner: str, lease_s: float
+    ) -> bool:
+        """Lock the cursor's row, look again, and begin a new epoch."""
+        cursor = self._names["outbox_cursor"]
+        row = connection.execute(
+            f"""select owner, coalesce(lease_until < clock_timestamp(), true),
+                       xmin::text = (written_by::text::numeric %% 4294967296)::text
+                  from {cursor} where relay = %s and lane = %s for update""",
+            (relay, lane),
+        ).fetchone()
+        if row is None:
+            raise ConfigurationError(unknown_relay(relay))
+        holder, expired, native = cast("tuple[str | None, bool, bool]", row)
+        if not native:
+            raise LogInconsistent(
+                f"the cursor of relay {relay!r} was restored from a dump or copied: the transaction"
+                " ids in it mean nothing in this database. Stop the relays and run"
+                " `outbox-relay migrate --rebase`"
+            )
+        if not (holder is None or expired or holder == owner or is_certainly_dead(holder)):
+            return False
+        connection.execute(
+            f"""update {cursor}
+                   set owner = %s, epoch = epoch + 1, written_by = pg_current_xact_id(),
+                       lease_until = clock_timestamp() + make_interval(secs => %s)
+                 where relay = %s and lane = %s""",
+            (owner, lease_s, relay, lane),
+        )
+        return True
+
+    def _check_log(self, connection: psycopg.Connection, relay: str, lane: str) -> None:
+        """Raise LogInconsistent if the cursor is ahead of its database."""
+        sequence = self._names["outbox_message_seq"]
+        last_value, cache, xmax = cast(
+            "tuple[int, int, int]",
+            connection.execute(
+                f"""select case when s.is_called then s.last_value else 0 end, q.seqcache,
+                           pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+                      from {sequence} as s, pg_sequence as q
+                     where q.seqrelid = %s::regclass""",
+                (sequence,),
+            ).fetchone(),
+        )
+        latest = self._plans(connection, relay, lane)[-1]
+        check_sequence(last_value, cache, latest)
+        if latest.target.xmax > xmax:
+            raise LogInconsistent(
+                f"the cursor of relay {relay!r} knows transaction {latest.target.xmax - 1}, but"
+                f" this database has only come to {xmax - 1}: it went back in time. Stop the"
+                " relays and run `outbox-relay migrate --rebase`"
+            )
+
+    def _incarnation(self, connection: psycopg.Connection) -> str:
+        """Return the log's id; a new one when the server runs on another timeline.
+
+        After a fail-over or a restore to a point in time, positions may be given out a second time,
+        to other messages; under a new id consumers cannot take them for the old ones.
+        """
+        meta = self._names["outbox_meta"]
+        connection.execute(
+            f"""update {meta} as meta
+                   set timeline = now.timeline,
+                       log_id = case when meta.timeline is null then log_id
+                                     else gen_random_uuid() end
+                  from (select substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) as timeline)
+                       as now
+                 where meta.timeline is distinct from now.timeline"""
+        )
+        row = connection.execute(f"select log_id::text from {meta}").fetchone()
+        return cast("tuple[str]", row)[0]
+
+    def _lease(self, connection: psycopg.Connection, relay: str, lane: str, log_id: str) -> Lease:
+        row = connection.execute(
+            f"""select epoch, plan_no, after_seq, cluster_id
+                  from {self._names["outbox_cursor"]} where relay = %s and lane = %s""",
+            (relay, lane),
+        ).fetchone()
+        epoch, plan_no, after_seq, cluster_id = cast("tuple[int, int, int, str | None]", row)
+        self._pruned_to = 0
+        return Lease(relay, lane, epoch, Position(plan_no, after_seq), log_id, cluster_id)
+
+    def _plans(self, connection: psycopg.Connection, relay: str, lane: str) -> list[Plan]:
+        """Return the plans not known to be delivered; the cursor's own is the first."""
+        rows = connection.execute(
+            f"""select p.plan_no, p.last::text, p.floor, p.target::text, p.target_floor,
+                       p.next_floor
+                  from {self._names["outbox_plan"]} as p
+                  join {self._names["outbox_cursor"]} as c using (relay, lane)
+                 where p.relay = %s and p.lane = %s and p.plan_no >= c.plan_no
+                 order by p.plan_no""",
+            (relay, lane),
+        ).fetchall()
+        plans = [
+            Plan(no, Snapshot.parse(last), floor, Snapshot.parse(target), target_floor, next_floor)
+            for no, last, floor, target, target_floor, next_floor in rows
+        ]
+        if not plans:
+            raise LogInconsistent(
+                f"the cursor of relay {relay!r} has no plan: rows of outbox_plan were deleted. Stop"
+                " the relays and run `outbox-relay migrate --rebase`"
+            )
+        return plans
+
+    def reader(self, lease: Lease) -> PostgreSQLReader:
+        """Return a reader that begins at the lease's position."""
+        with self.session.translated() as connection:
+            plans = self._plans(connection, lease.relay, lease.lane)
+        return PostgreSQLReader(self.session, self._names, lease, plans)
+
+    def save(self, lease: Lease, position: Position, lease_s: float) -> None:
+        """Record what is delivered and renew the lease."""
+        self._write(
+            lease,
+            """plan_no = %(batch)s, after_seq = %(seq)s, moved_at = clock_timestamp(),
+               lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)""",
+            {"batch": position.batch, "seq": position.seq, "lease_s": lease_s},
+        )
+        if position.batch - self._pruned_to >= PRUNE_AFTER:
+            self._prune(lease, position.batch)
+
+    def release(self, lease: Lease, position: Position) -> None:
+        """Save the position and give the lane back at once."""
+        self._write(
+            lease,
+            "plan_no = %(batch)s, after_seq = %(seq)s, owner = null, lease_until = null",
+            {"batch": position.batch, "seq": position.seq},
+        )
+
+    def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
+        """Remember the broker cluster this relay name publishes to."""
+        self._write(lease, "cluster_id = %(cluster_id)s", {"cluster_id": cluster_id})
+
+    def _write(self, lease: Lease, assignments: str, values: dict[str, object]) -> None:
+        """Change the cursor while the epoch is ours."""
+        with self.session.translated() as connection:
+            changed = connection.execute(
+                f"""update {self._names["outbox_cursor"]}
+                       set {assignments}, written_by = pg_current_xact_id()
+                     where relay = %(relay)s and lane = %(lane)s and epoch = %(epoch)s""",
+                {"relay": lease.relay, "lane": lease.lane, "epoch": lease.epoch, **values},
+            ).rowcount
+        if changed != 1:
+            raise LeaseLost(lease.relay)
+
+    def _prune(self, lease: Lease, batch: int) -> None:
+        """Delete delivered plans. The lower bound keeps the scan off entries deleted before, which
+        a long transaction elsewhere may hold in the index."""
+        with self.session.translated() as connection:
+            connection.execute(
+                f"""delete from {self._names["outbox_plan"]}
+                     where relay = %s and lane = %s and plan_no >= %s and plan_no < %s""",
+                (lease.relay, lease.lane, self._pruned_to, batch),
+            )
+        self._pruned_to = batch

@@ -1,0 +1,329 @@
+"""The log on SQLite: one writer at a time, so the order of seq is the order of commits."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, cast
+
+from outbox.database import connect_sqlite
+from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent, OutboxError
+from outbox.names import Names, check_name
+from outbox.owner import is_certainly_dead
+from outbox.schema.version import require_schema
+from outbox.store.base import (
+    Blocker,
+    Lease,
+    LeaseLost,
+    Page,
+    Position,
+    ProcessStatus,
+    Record,
+    RelayStatus,
+    unknown_relay,
+)
+
+#: Up to this many messages the lag is counted, above it is estimated.
+COUNT_LIMIT = 10_000
+
+#: A process that has not been seen for this long, in seconds, is not shown any more.
+FORGOTTEN_AFTER_S = 60.0
+
+# There are no batches here: seq alone never goes back, and a position is complete without them.
+_BATCH = 0
+
+
+class SQLiteStore:
+    """The log in a SQLite file; implements Store and StoreAdmin."""
+
+    def __init__(self, path: str, names: Names) -> None:
+        self._path = path
+        self._names = names
+        self._open: sqlite3.Connection | None = None
+
+    def connect(self) -> None:
+        """Open the connection, unless it is open, and check the version of the tables."""
+        if self._open is not None:
+            return
+        connection = connect_sqlite(self._path)
+        try:
+            require_schema(lambda: self._meta(connection))
+        except BaseException:
+            connection.close()
+            raise
+        self._open = connection
+
+    def _meta(self, connection: sqlite3.Connection) -> tuple[int, int] | None:
+        meta = self._names["outbox_meta"]
+        try:
+            row = connection.execute(f"select version, compatible_from from {meta}").fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return None
+            raise DatabaseUnavailable(f"{self._path}: {error}") from error
+        return cast("tuple[int, int] | None", row)
+
+    def close(self) -> None:
+        """Close the connection; never raises."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._translated() as connection:
+            connection.execute("begin immediate")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("rollback")
+                raise
+            connection.execute("commit")
+
+    @contextmanager
+    def _translated(self) -> Iterator[sqlite3.Connection]:
+        if self._open is None:
+            raise DatabaseUnavailable("not connected to the database")
+        try:
+            yield self._open
+        except sqlite3.OperationalError as error:
+            raise DatabaseUnavailable(f"{self._path}: {error}") from error
+        except sqlite3.Error as error:
+            raise OutboxError(f"{self._path} refused a statement of the relay: {error}") from error
+
+    def acquire(self, relay: str, lane: str, owner: str, lease_s: float) -> Lease | None:
+        """Take the lane if it is free, its lease has run out, or its owner is known to be dead."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                f"""select owner, lease_until, after_seq, epoch, cluster_id
+                      from {self._names["outbox_cursor"]} where relay = ? and lane = ?""",
+                (relay, lane),
+            ).fetchone()
+            if row is None:
+                raise ConfigurationError(unknown_relay(relay))
+            holder, lease_until, after, epoch, cluster_id = row
+            expired = lease_until is None or lease_until < time.time()
+            if not (holder is None or expired or holder == owner or is_certainly_dead(holder)):
+                return None
+            self._check_sequence(connection, after)
+            connection.execute(
+                f"""update {self._names["outbox_cursor"]} set owner = ?, epoch = ?, lease_until = ?
+                     where relay = ? and lane = ?""",
+                (owner, epoch + 1, time.time() + lease_s, relay, lane),
+            )
+            (log_id,) = connection.execute(
+                f"select log_id from {self._names['outbox_meta']}"
+            ).fetchone()
+        return Lease(relay, lane, epoch + 1, Position(_BATCH, after), log_id, cluster_id)
+
+    def _check_sequence(self, connection: sqlite3.Connection, after: int) -> None:
+        row = connection.execute(
+            "select seq from sqlite_sequence where name = ?",
+            (self._names.prefix + "outbox_message",),
+        ).fetchone()
+        if after > (row[0] if row else 0):
+            raise LogInconsistent(
+                f"the cursor stands at message {after}, but the log has only come to "
+                f"{row[0] if row else 0}: the file was restored or its sequence was reset. New "
+                "messages would never be delivered. Stop the relays and run "
+                "`outbox-relay migrate --rebase`"
+            )
+
+    def reader(self, lease: Lease) -> SQLiteReader:
+        """Return a reader that begins at the lease's position."""
+        return SQLiteReader(self, self._names, lease.position.seq)
+
+    def save(self, lease: Lease, position: Position, lease_s: float) -> None:
+        """Record what is delivered and renew the lease."""
+        self._write(
+            lease,
+            "after_seq = ?, lease_until = ?, moved_at = ?",
+            (position.seq, time.time() + lease_s, time.time()),
+        )
+
+    def release(self, lease: Lease, position: Position) -> None:
+        """Save the position and give the lane back at once."""
+        self._write(lease, "after_seq = ?, owner = null, lease_until = null", (position.seq,))
+
+    def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
+        """Remember the broker cluster this relay name publishes to."""
+        self._write(lease, "cluster_id = ?", (cluster_id,))
+
+    def _write(self, lease: Lease, assignments: str, values: tuple[object, ...]) -> None:
+        with self._translated() as connection:
+            changed = connection.execute(
+                f"""update {self._names["outbox_cursor"]} set {assignments}
+                     where relay = ? and lane = ? and epoch = ?""",
+                (*values, lease.relay, lease.lane, lease.epoch),
+            ).rowcount
+        if changed != 1:
+            raise LeaseLost(lease.relay)
+
+    def horizon(self) -> str:
+        """Return the highest seq there is."""
+        with self._translated() as connection:
+            (seq,) = connection.execute(
+                f"select coalesce(max(seq), 0) from {self._names['outbox_message']}"
+            ).fetchone()
+        return str(seq)
+
+    def delivered(self, relay: str, lane: str, horizon: str) -> bool:
+        """Return whether everything up to the seq `horizon` is delivered."""
+        with self._translated() as connection:
+            (remains,) = connection.execute(
+                f"""select exists (
+                        select 1 from {self._names["outbox_message"]} as m
+                          join {self._names["outbox_cursor"]} as c
+                         where c.relay = ? and c.lane = ?
+                           and m.seq > c.after_seq and m.seq <= ?)""",
+                (relay, lane, int(horizon)),
+            ).fetchone()
+        return not remains
+
+    def heartbeat(self, relay: str, process: str, state: str) -> None:
+        """Say that this process is alive and what it is doing."""
+        from outbox import __version__
+
+        table = self._names["outbox_process"]
+        with self._transaction() as connection:
+            connection.execute(
+                f"""insert into {table} (relay, process, version, state) values (?, ?, ?, ?)
+                    on conflict (relay, process)
+                    do update set state = excluded.state, seen_at = excluded.seen_at""",
+                (relay, process, __version__, state),
+            )
+            connection.execute(
+                f"delete from {table} where relay = ? and seen_at < ?",
+                (relay, time.time() - FORGOTTEN_AFTER_S),
+            )
+
+    def forget_process(self, relay: str, process: str) -> None:
+        """Say that this process has ended."""
+        with self._translated() as connection:
+            connection.execute(
+                f"delete from {self._names['outbox_process']} where relay = ? and process = ?",
+                (relay, process),
+            )
+
+    def status(self, relay: str | None = None) -> list[RelayStatus]:
+        """Return the state of every relay name, or of one."""
+        with self._translated() as connection:
+            rows = connection.execute(
+                f"""select relay, lane, after_seq, owner, lease_until, cluster_id
+                      from {self._names["outbox_cursor"]}
+                     where ? is null or relay = ? order by relay, lane""",
+                (relay, relay),
+            ).fetchall()
+            if relay is not None and not rows:
+                raise ConfigurationError(unknown_relay(relay))
+            return [self._status(connection, *row) for row in rows]
+
+    def _status(
+        self,
+        connection: sqlite3.Connection,
+        relay: str,
+        lane: str,
+        after: int,
+        owner: str | None,
+        lease_until: float | None,
+        cluster_id: str | None,
+    ) -> RelayStatus:
+        count, oldest = connection.execute(
+            f"""select count(*), min(created_at) from (
+                    select created_at from {self._names["outbox_message"]}
+                     where seq > ? order by seq limit {COUNT_LIMIT})""",
+            (after,),
+        ).fetchone()
+        exact = count < COUNT_LIMIT
+        if not exact:
+            count = int(self.horizon()) - after
+        processes = connection.execute(
+            f"""select process, version, state, ? - seen_at from {self._names["outbox_process"]}
+                 where relay = ? and seen_at >= ? order by started_at""",
+            (time.time(), relay, time.time() - FORGOTTEN_AFTER_S),
+        ).fetchall()
+        return RelayStatus(
+            relay=relay,
+            lane=lane,
+            batch=_BATCH,
+            lag_messages=count,
+            lag_is_exact=exact,
+            lag_seconds=None if oldest is None else max(time.time() - oldest, 0.0),
+            owner=owner,
+            lease_seconds=None if lease_until is None else lease_until - time.time(),
+            cluster_id=cluster_id,
+            processes=tuple(ProcessStatus(*row) for row in processes),
+        )
+
+    def blockers(self) -> list[Blocker]:
+        """Return nothing: a transaction that is open here keeps other writers out, not readers."""
+        return []
+
+    def relays(self) -> list[str]:
+        """Return the relay names."""
+        with self._translated() as connection:
+            rows = connection.execute(
+                f"select distinct relay from {self._names['outbox_cursor']} order by relay"
+            ).fetchall()
+        return [name for (name,) in rows]
+
+    def create_relay(self, name: str, start: Literal["earliest", "latest"]) -> None:
+        """Make a relay name that begins at the first retained message or after the last one."""
+        check_name("relay", name)
+        with self._transaction() as connection:
+            if name in self.relays():
+                raise ConfigurationError(f"there is a relay called {name!r} already")
+            connection.execute(
+                f"""insert into {self._names["outbox_cursor"]} (relay, lane, after_seq)
+                    values (?, 'default', ?)""",
+                (name, 0 if start == "earliest" else int(self.horizon())),
+            )
+
+    def forget_relay(self, name: str) -> None:
+        """Drop a relay name and its progress."""
+        with self._transaction() as connection:
+            for table in ("outbox_process", "outbox_cursor"):
+                deleted = connection.execute(
+                    f"delete from {self._names[table]} where relay = ?", (name,)
+                ).rowcount
+            if not deleted:
+                raise ConfigurationError(unknown_relay(name))
+
+    def rebind_relay(self, name: str) -> None:
+        """Let a relay name publish to another broker cluster from now on."""
+        with self._translated() as connection:
+            changed = connection.execute(
+                f"update {self._names['outbox_cursor']} set cluster_id = null where relay = ?",
+                (name,),
+            ).rowcount
+        if not changed:
+            raise ConfigurationError(unknown_relay(name))
+
+
+class SQLiteReader:
+    """Reads one lane during one term."""
+
+    def __init__(self, store: SQLiteStore, names: Names, after: int) -> None:
+        self._store = store
+        self._after = after
+        self._sql = f"""
+            select seq, id, topic, key, payload, type, content_type, headers, traceparent,
+                   tracestate
+              from {names["outbox_message"]} where seq > ? order by seq limit ?"""
+
+    def read(self, max_rows: int, max_bytes: int) -> Page | None:
+        """Return the next page, or None."""
+        records: list[Record] = []
+        weight = 0
+        with self._store._translated() as connection:  # noqa: SLF001 - one module, two classes
+            for row in connection.execute(self._sql, (self._after, max_rows)):
+                records.append(cast("Record", row))
+                weight += len(row[4] or b"") + len(row[7] or "") + 200
+                if weight >= max_bytes:
+                    break
+        if not records:
+            return None
+        self._after = records[-1][0]
+        return Page(_BATCH, records, Position(_BATCH, self._after))
