@@ -15,6 +15,7 @@ from outbox.errors import ConfigurationError, DatabaseUnavailable
 from outbox.names import Names
 from outbox.schema import postgresql, sqlite
 from outbox.schema.grants import grants
+from outbox.schema.rebase import Rebased, rebase
 from outbox.schema.source import COMPONENTS, Step, check_names, sql, steps, tables
 from outbox.schema.version import SCHEMA_VERSION, Component, require_schema
 
@@ -27,9 +28,11 @@ __all__ = [
     "PLAIN_NAMES",
     "SCHEMA_VERSION",
     "Component",
+    "Rebased",
     "Step",
     "grants",
     "migrate",
+    "rebase",
     "require_schema",
     "sql",
 ]
@@ -97,7 +100,7 @@ def _migrate_postgresql(
 
 def _create_schema(connection: psycopg.Connection, schema: str) -> None:
     # "if not exists" asks for the right to create schemas even where it exists.
-    if not postgresql.rows(connection, "select 1 from pg_namespace where nspname = %s", schema):
+    if not postgresql.rows(connection, "select 1 from pg_namespace where nspname = %s", (schema,)):
         postgresql.run(connection, f'create schema "{schema}"')
 
 
@@ -152,8 +155,7 @@ def _mark_cursors(
             connection,
             f"update {names['outbox_cursor']} set written_by = pg_current_xact_id() "
             "where relay = %s and lane = %s",
-            relay,
-            lane,
+            (relay, lane),
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from outbox.database import DatabaseUrl, PasswordCallback, connect_postgresql, require_psycopg
 from outbox.errors import (
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import psycopg
 
     from outbox.names import Names
+
+
+Values: TypeAlias = Sequence[object] | Mapping[str, object] | None
 
 
 @contextmanager
@@ -79,21 +83,24 @@ def _translated(error: psycopg.Error) -> OutboxError:
     return OutboxError(f"the database refused a statement: {text}")
 
 
-def one(connection: psycopg.Connection, sql: str, *values: object) -> tuple[Any, ...]:
+def one(connection: psycopg.Connection, sql: str, values: Values = None) -> tuple[Any, ...]:
     """Return the only row of a query."""
-    # Our own texts with checked identifiers; psycopg asks for literals to keep values out.
-    cursor = connection.execute(cast("Any", sql), values or None)
-    return cast("tuple[Any, ...]", cursor.fetchone())
+    return cast("tuple[Any, ...]", _execute(connection, sql, values).fetchone())
 
 
-def rows(connection: psycopg.Connection, sql: str, *values: object) -> list[tuple[Any, ...]]:
+def rows(connection: psycopg.Connection, sql: str, values: Values = None) -> list[tuple[Any, ...]]:
     """Return all rows of a query."""
-    return connection.execute(cast("Any", sql), values or None).fetchall()
+    return _execute(connection, sql, values).fetchall()
 
 
-def run(connection: psycopg.Connection, sql: str, *values: object) -> None:
+def run(connection: psycopg.Connection, sql: str, values: Values = None) -> None:
     """Run a statement, or several without values."""
-    connection.execute(cast("Any", sql), values or None)
+    _execute(connection, sql, values)
+
+
+def _execute(connection: psycopg.Connection, sql: str, values: Values) -> psycopg.Cursor:
+    # Our own texts with checked identifiers; psycopg asks for literals to keep values out.
+    return connection.execute(cast("Any", sql), values)
 
 
 def place(connection: psycopg.Connection, names: Names) -> str:
@@ -113,7 +120,7 @@ def lock_place(connection: psycopg.Connection, schema: str, names: Names) -> Non
     """Let one transaction at a time change the tables of this schema and prefix."""
     digest = hashlib.sha256(f"outbox-relay {schema} {names.prefix}".encode()).digest()
     key = int.from_bytes(digest[:8], signed=True)
-    run(connection, "select pg_advisory_xact_lock(%s)", key)
+    run(connection, "select pg_advisory_xact_lock(%s)", (key,))
 
 
 def read_meta(
@@ -135,7 +142,6 @@ def comments(connection: psycopg.Connection, schema: str, names: list[str]) -> d
         """select c.relname, coalesce(obj_description(c.oid, 'pg_class'), '')
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
             where n.nspname = %s and c.relname = any(%s) order by c.relname""",
-        schema,
-        names,
+        (schema, names),
     )
     return {str(name): str(comment) for name, comment in found}
