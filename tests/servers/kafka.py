@@ -55,7 +55,7 @@ class KafkaBroker:
         """Where a proxy must connect to."""
         self.advertised_port = free_port() if proxied else self.proxied_port
         """Where clients of the second listener are sent, so where a proxy must listen."""
-        self._home = Path()
+        self._home = Path(tempfile.mkdtemp(prefix="outbox-kafka-"))
         self._process: ServerProcess | None = None
 
     @property
@@ -101,19 +101,22 @@ class KafkaBroker:
         """Return the end of the broker's log."""
         return self._required_process.tail()
 
-    def create(
-        self, home: Path, cluster_id: str, controller_port: int, settings: Mapping[str, str]
-    ) -> None:
+    def close(self) -> None:
+        """End for good and remove the data."""
+        self.kill()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def create(self, cluster_id: str, controller_port: int, settings: Mapping[str, str]) -> None:
         """Write configuration and an empty data directory."""
-        self._home = home
-        (home / "data").mkdir(parents=True)
+        data = self._home / "data"
+        data.mkdir()
         # What `kafka-storage format` would write; the broker adds the rest when it starts,
         # which spares one start of Java.
         identity = {"version": "1", "cluster.id": cluster_id, "node.id": str(self.number)}
-        _write_properties(home / "data" / "meta.properties", identity)
-        own = {"node.id": str(self.number), "log.dirs": str(home / "data")}
+        _write_properties(data / "meta.properties", identity)
+        own = {"node.id": str(self.number), "log.dirs": str(data)}
         roles = self._roles_and_listeners(controller_port)
-        _write_properties(home / "server.properties", {**own, **roles, **settings})
+        _write_properties(self._home / "server.properties", {**own, **roles, **settings})
 
     def launch(self) -> None:
         """Start the process without waiting for it."""
@@ -188,7 +191,6 @@ class KafkaCluster(KafkaServer):
         self._size = brokers
         self._proxied = proxied
         self._settings = dict(settings or {})
-        self._home = Path()
         self.brokers: list[KafkaBroker] = []
 
     @property
@@ -261,8 +263,8 @@ class KafkaCluster(KafkaServer):
 
     def close(self) -> None:
         """End for good and remove the data."""
-        self.kill()
-        shutil.rmtree(self._home, ignore_errors=True)
+        for broker in self.brokers:
+            broker.close()
 
     def __enter__(self) -> Self:
         self.create()
@@ -277,7 +279,6 @@ class KafkaCluster(KafkaServer):
         self.close()
 
     def _configure(self) -> None:
-        self._home = Path(tempfile.mkdtemp(prefix="outbox-kafka-"))
         second = bool(self._proxied)
         self.brokers = [
             KafkaBroker(number, proxied=number in self._proxied, second_listener=second)
@@ -287,8 +288,7 @@ class KafkaCluster(KafkaServer):
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         settings = {**SETTINGS, **self._common_settings(controller_port), **self._settings}
         for broker in self.brokers:
-            home = self._home / f"broker-{broker.number}"
-            broker.create(home, cluster_id, controller_port, settings)
+            broker.create(cluster_id, controller_port, settings)
 
     def _common_settings(self, controller_port: int) -> dict[str, str]:
         protocols = [f"{name}:PLAINTEXT" for name in ("CLIENTS", "PROXIED", "CONTROLLERS")]

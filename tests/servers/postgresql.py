@@ -108,7 +108,7 @@ class PrivatePostgreSQL(PostgreSQLServer):
         self._programs = programs_for(programs_of(version), self._account)
         self._settings = {**SETTINGS, **(settings or {})}
         self._process: ServerProcess | None = None
-        self._home = Path()
+        self._home = Path(tempfile.mkdtemp(prefix="outbox-postgresql-", dir=temporary_root()))
         self._use_port(0)
 
     def _use_port(self, port: int) -> None:
@@ -141,7 +141,6 @@ class PrivatePostgreSQL(PostgreSQLServer):
 
     def create(self) -> None:
         """Make the data directory and start on a free port."""
-        self._home = Path(tempfile.mkdtemp(prefix="outbox-postgresql-", dir=temporary_root()))
         try:
             self._initialize()
             self._start_on_free_port()
