@@ -313,8 +313,8 @@ def _write_cursor(
     """Begin anew with one plan: the retained messages above the floor.
 
     Its target is the snapshot of now, in which every transaction that runs is listed, so whatever
-    it writes comes later as late or fresh. All floors are the same: new numbers lie above the
-    sequence's value, which lies above every retained message.
+    it writes comes later as late or fresh. While nobody can write, nobody can draw a number either:
+    new ones lie above the sequence's value, which lies above every retained message.
     """
     values = {
         "relay": cursor.relay,
@@ -341,7 +341,9 @@ def _write_cursor(
         f"""insert into {names["outbox_plan"]}
                    (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor)
             select relay, lane, plan_no, epoch, '{_FIRST_XID}:{_FIRST_XID}:', after_seq,
-                   pg_current_snapshot(), after_seq, after_seq
+                   pg_current_snapshot(), after_seq,
+                   (select case when is_called then last_value else 0 end
+                      from {names["outbox_message_seq"]})
               from {names["outbox_cursor"]} where relay = %(relay)s and lane = %(lane)s""",
         values,
     )
