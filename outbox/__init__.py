@@ -2,4 +2,49 @@
 
 from __future__ import annotations
 
+from outbox.errors import (
+    BacklogFull,
+    BrokerUnavailable,
+    ConfigurationError,
+    DatabaseUnavailable,
+    InvalidMessage,
+    LogInconsistent,
+    MessageRefused,
+    MessageTooLarge,
+    MissingExtra,
+    MissingMessageId,
+    NotInTransaction,
+    OutboxError,
+    PayloadNotSerializable,
+    SchemaMissing,
+    SchemaTooNew,
+    SchemaTooOld,
+    UnknownLane,
+)
+from outbox.message import Message
+from outbox.writer import Outbox
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "BacklogFull",
+    "BrokerUnavailable",
+    "ConfigurationError",
+    "DatabaseUnavailable",
+    "InvalidMessage",
+    "LogInconsistent",
+    "Message",
+    "MessageRefused",
+    "MessageTooLarge",
+    "MissingExtra",
+    "MissingMessageId",
+    "NotInTransaction",
+    "Outbox",
+    "OutboxError",
+    "PayloadNotSerializable",
+    "SchemaMissing",
+    "SchemaTooNew",
+    "SchemaTooOld",
+    "UnknownLane",
+    "__version__",
+]

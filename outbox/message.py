@@ -1,0 +1,205 @@
+"""A message, as the application writes it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, Literal
+from uuid import UUID
+
+from outbox.errors import ConfigurationError, InvalidMessage
+from outbox.headers import Headers, HeadersInput, check_headers
+from outbox.names import check_name
+from outbox.text import check_text, shown
+
+if sys.version_info >= (3, 14):
+    from uuid import uuid7
+else:
+    from uuid_utils.compat import uuid7
+
+#: Kafka takes more, but the log keeps an index and the relay a map by key.
+MAX_KEY_BYTES = 1024
+
+Ordering = Literal["strict"]
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Message:
+    """One message: everything but the payload's bytes is checked here, at construction.
+
+    `key` is kept as text, `headers` as pairs, `id` is a UUIDv7 unless given. A payload of bytes is
+    sent as it is, None is a tombstone (and needs a key), anything else goes through the Outbox's
+    serializer when the message is added. Raises InvalidMessage.
+    """
+
+    topic: str
+    payload: Any
+    key: str | None
+    type: str | None
+    headers: Headers
+    id: UUID
+    lane: str | None
+    content_type: str | None
+    ordering: Ordering | None
+    headers_json: str | None = field(init=False, repr=False, compare=False)
+
+    def __init__(
+        self,
+        topic: str,
+        payload: object,
+        *,
+        key: str | int | UUID | None = None,
+        type: str | None = None,
+        headers: HeadersInput | None = None,
+        id: UUID | str | None = None,
+        lane: str | None = None,
+        content_type: str | None = None,
+        deliver_at: datetime | None = None,
+        delay: timedelta | None = None,
+        wait_for: str | None = None,
+        expires_at: datetime | None = None,
+        ordering: Ordering | None = None,
+    ) -> None:
+        if not (deliver_at is None and delay is None and wait_for is None and expires_at is None):
+            _refuse_timing(deliver_at, delay, wait_for, expires_at)
+        put = object.__setattr__
+        put(self, "topic", _check_topic(topic))
+        put(self, "payload", payload)
+        put(self, "key", None if key is None else _check_key(key))
+        put(self, "type", None if type is None else check_text("type", type))
+        pairs, stored = ((), None) if headers is None else check_headers(headers)
+        put(self, "headers", pairs)
+        put(self, "headers_json", stored)
+        put(self, "id", uuid7() if id is None else _check_id(id))
+        put(self, "lane", None if lane is None else _check_lane(lane))
+        put(
+            self,
+            "content_type",
+            None if content_type is None else check_text("content_type", content_type),
+        )
+        put(self, "ordering", None if ordering is None else _check_ordering(ordering, key))
+        if payload is None and key is None:
+            raise InvalidMessage(
+                "payload None is a tombstone, which deletes its key: it needs key="
+            )
+
+
+def _check_topic(topic: object) -> str:
+    if not isinstance(topic, str):
+        raise InvalidMessage(f"topic must be str, not {type(topic).__name__}")
+    return _known_topic(topic)
+
+
+@lru_cache(maxsize=1024)
+def _known_topic(topic: str) -> str:
+    if not topic:
+        raise InvalidMessage("topic is empty")
+    if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
+        raise InvalidMessage(
+            f"topic {shown(topic)} is not a valid Kafka topic name: use 1 to 249 of the "
+            "characters A-Z a-z 0-9 . _ - (and not . or .. alone)"
+        )
+    return check_text("topic", topic)
+
+
+def _check_key(key: object) -> str:
+    text = _key_text(key)
+    size = len(text) if text.isascii() else len(text.encode())
+    if size > MAX_KEY_BYTES:
+        raise InvalidMessage(
+            f"key {shown(text)} has {size} bytes; at most {MAX_KEY_BYTES} fit: "
+            "use an id, or a hash of what you have"
+        )
+    return text
+
+
+def _key_text(key: object) -> str:
+    if isinstance(key, str):
+        return check_text("key", key)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return int.__repr__(key)
+    if isinstance(key, UUID):
+        return str(key)
+    raise InvalidMessage(f"key must be str, int or UUID, not {type(key).__name__}: {shown(key)}")
+
+
+def _check_id(id: object) -> UUID:
+    if isinstance(id, UUID):
+        return id
+    try:
+        # By way of text, so that the UUIDs of other libraries do too.
+        return UUID(str(id))
+    except ValueError:
+        raise InvalidMessage(f"id must be a UUID, not {type(id).__name__} {shown(id)}") from None
+
+
+def _check_lane(lane: str) -> str:
+    try:
+        return check_text("lane", check_name("lane", lane))
+    except ConfigurationError as error:
+        raise InvalidMessage(str(error)) from None
+
+
+def _check_ordering(ordering: object, key: object) -> Ordering:
+    if ordering != "strict":
+        raise InvalidMessage(f'ordering must be None or "strict", not {shown(ordering)}')
+    if key is None:
+        raise InvalidMessage('ordering="strict" orders messages of one key: it needs key=')
+    return "strict"
+
+
+def _refuse_timing(deliver_at: object, delay: object, wait_for: object, expires_at: object) -> None:
+    """Raise for what this version cannot keep; but first for what no version will take."""
+    _check_moment("deliver_at", deliver_at)
+    _check_moment("expires_at", expires_at)
+    _check_delay(delay)
+    if deliver_at is not None and delay is not None:
+        raise InvalidMessage("deliver_at and delay say the same thing twice: give one of them")
+    if wait_for is not None:
+        _check_condition(wait_for)
+    given = {
+        "deliver_at": deliver_at,
+        "delay": delay,
+        "wait_for": wait_for,
+        "expires_at": expires_at,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    verb = "is" if len(names) == 1 else "are"
+    raise InvalidMessage(
+        f"{' and '.join(names)} {verb} not available in this version; nothing was written"
+    )
+
+
+def _check_moment(what: str, moment: object) -> None:
+    if moment is None:
+        return
+    if not isinstance(moment, datetime):
+        raise InvalidMessage(f"{what} must be a datetime, not {type(moment).__name__}")
+    if moment.utcoffset() is None:
+        raise InvalidMessage(
+            f"{what} {moment.isoformat()} has no time zone, so it names no moment; "
+            "give it one, for example datetime.now(timezone.utc)"
+        )
+
+
+def _check_delay(delay: object) -> None:
+    if delay is None:
+        return
+    if not isinstance(delay, timedelta):
+        raise InvalidMessage(
+            f"delay must be a timedelta, not {type(delay).__name__}: timedelta(seconds=…)"
+        )
+    if delay < timedelta(0):
+        raise InvalidMessage(f"delay {delay} is negative")
+
+
+def _check_condition(wait_for: object) -> None:
+    try:
+        check_name("wait_for", wait_for)  # type: ignore[arg-type]  # it raises for what is no str
+    except ConfigurationError as error:
+        raise InvalidMessage(str(error)) from None

@@ -1,0 +1,320 @@
+"""The Outbox: writes messages in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import TypeVar
+from uuid import UUID
+
+from outbox import insert
+from outbox.errors import (
+    ConfigurationError,
+    MessageTooLarge,
+    PayloadNotSerializable,
+    UnknownLane,
+)
+from outbox.headers import HeadersInput
+from outbox.insert import Row
+from outbox.message import Message, Ordering
+from outbox.names import Names, check_name
+from outbox.pending import PendingWrite, guard_commit
+from outbox.serialization import JsonSerializer, Serializer
+from outbox.tracing import TraceContext, create_span, create_spans, current_context
+from outbox.transactions import (
+    check_asynchronous,
+    kind_of,
+    open_async_transaction,
+    open_transaction,
+)
+
+T = TypeVar("T")
+
+#: librdkafka's default `message.max.bytes`; a broker's own default is a little higher.
+MAX_MESSAGE_BYTES = 1_000_000
+
+#: Every log has this lane, declared or not.
+DEFAULT_LANE = "default"
+
+
+class Outbox:
+    """Writes messages in the caller's transaction, and never commits.
+
+    Cheap, thread-safe, holds no connection and reads no environment: make one where you need it or
+    share one. `schema` and `table_prefix` say where the tables are, `lanes` which lanes a message
+    may name (default: any), `bind_arguments` which database of a Session that has several.
+    `max_message_bytes` bounds key, payload, type, content type and headers together.
+    """
+
+    def __init__(
+        self,
+        *,
+        schema: str | None = None,
+        table_prefix: str = "",
+        serializer: Serializer | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        lanes: Collection[str] | None = None,
+        bind_arguments: Mapping[str, object] | None = None,
+    ) -> None:
+        self._names = Names(schema, table_prefix)
+        self._serializer: Serializer = serializer if serializer is not None else JsonSerializer()
+        self._max_message_bytes = _check_limit(max_message_bytes)
+        self._lanes = None if lanes is None else _check_lanes(lanes)
+        self._bind_arguments = bind_arguments
+
+    def add(
+        self,
+        transaction: object,
+        /,
+        topic: str,
+        payload: object,
+        *,
+        key: str | int | UUID | None = None,
+        type: str | None = None,
+        headers: HeadersInput | None = None,
+        id: UUID | str | None = None,
+        lane: str | None = None,
+        content_type: str | None = None,
+        deliver_at: datetime | None = None,
+        delay: timedelta | None = None,
+        wait_for: str | None = None,
+        expires_at: datetime | None = None,
+        ordering: Ordering | None = None,
+    ) -> Message:
+        """Write a message that is sent if, and only if, this transaction commits.
+
+        `transaction` is a SQLAlchemy Session (flushed first) or Connection, a psycopg Connection or
+        a sqlite3.Connection. Raises InvalidMessage, NotInTransaction or TypeError, and then has
+        written nothing.
+        """
+        message = Message(
+            topic,
+            payload,
+            key=key,
+            type=type,
+            headers=headers,
+            id=id,
+            lane=lane,
+            content_type=content_type,
+            deliver_at=deliver_at,
+            delay=delay,
+            wait_for=wait_for,
+            expires_at=expires_at,
+            ordering=ordering,
+        )
+        self._write(transaction, message, self._row(message))
+        return message
+
+    def add_all(self, transaction: object, /, messages: Iterable[Message]) -> None:
+        """Write several messages in their order; on PostgreSQL in one round trip.
+
+        All of them are checked before the first is written.
+        """
+        listed = _check_messages(messages, "add_all")
+        rows = [self._row(message) for message in listed]
+        opened = open_transaction(transaction, verb="add_all", bind_arguments=self._bind_arguments)
+        insert.lock_keys(opened, _strict_keys(listed))
+        with create_spans(listed, current_context()) as creations:
+            _carry(rows, creations.headers)
+            insert.write_many(opened, self._names, rows)
+
+    def add_async(
+        self,
+        transaction: object,
+        /,
+        topic: str,
+        payload: object,
+        *,
+        key: str | int | UUID | None = None,
+        type: str | None = None,
+        headers: HeadersInput | None = None,
+        id: UUID | str | None = None,
+        lane: str | None = None,
+        content_type: str | None = None,
+        deliver_at: datetime | None = None,
+        delay: timedelta | None = None,
+        wait_for: str | None = None,
+        expires_at: datetime | None = None,
+        ordering: Ordering | None = None,
+    ) -> Awaitable[Message]:
+        """Do what `add` does, for an AsyncSession, AsyncConnection or psycopg.AsyncConnection.
+
+        Everything is checked and serialized at the call, the await writes. An AsyncSession refuses
+        to commit while a call was not awaited.
+        """
+        message = Message(
+            topic,
+            payload,
+            key=key,
+            type=type,
+            headers=headers,
+            id=id,
+            lane=lane,
+            content_type=content_type,
+            deliver_at=deliver_at,
+            delay=delay,
+            wait_for=wait_for,
+            expires_at=expires_at,
+            ordering=ordering,
+        )
+        rows = [self._row(message)]
+        return self._write_later("add_async", transaction, [message], rows, message)
+
+    def add_all_async(self, transaction: object, /, messages: Iterable[Message]) -> Awaitable[None]:
+        """Do what `add_all` does, in the way of `add_async`."""
+        listed = _check_messages(messages, "add_all_async")
+        rows = [self._row(message) for message in listed]
+        return self._write_later("add_all_async", transaction, listed, rows, None)
+
+    def _write(self, transaction: object, message: Message, row: Row) -> None:
+        opened = open_transaction(transaction, bind_arguments=self._bind_arguments)
+        if message.ordering:
+            insert.lock_keys(opened, _strict_keys([message]))
+        with create_span(message) as creation:
+            _carry_one(row, creation.traceparent, creation.tracestate)
+            insert.write_one(opened, self._names, row)
+
+    def _write_later(
+        self, verb: str, transaction: object, messages: list[Message], rows: list[Row], result: T
+    ) -> Awaitable[T]:
+        check_asynchronous(transaction, verb)
+        topics = " and ".join(sorted({repr(message.topic) for message in messages}))
+        what = f"{verb} to topic {topics or '(no messages)'}"
+        awaited = _guard(transaction, what)
+        context = current_context()
+
+        async def write() -> T:
+            try:
+                await self._write_async(verb, transaction, messages, rows, context)
+            finally:
+                awaited()
+            return result
+
+        return PendingWrite(what, write)
+
+    async def _write_async(
+        self,
+        verb: str,
+        transaction: object,
+        messages: list[Message],
+        rows: list[Row],
+        context: TraceContext,
+    ) -> None:
+        opened = await open_async_transaction(
+            transaction, verb=verb, bind_arguments=self._bind_arguments
+        )
+        await insert.lock_keys_async(opened, _strict_keys(messages))
+        with create_spans(messages, context) as creations:
+            _carry(rows, creations.headers)
+            await insert.write_many_async(opened, self._names, rows)
+
+    def _row(self, message: Message) -> Row:
+        """Return the columns that are not null; raise for what only this Outbox can know."""
+        row: Row = {"topic": message.topic, "id": str(message.id)}
+        if message.key is not None:
+            row["key"] = message.key
+        if message.payload is not None:
+            row["payload"] = self._serialized(message.payload, row)
+        if message.type is not None:
+            row["type"] = message.type
+        if message.content_type is not None:
+            row["content_type"] = message.content_type
+        if message.headers_json is not None:
+            row["headers"] = message.headers_json
+        if message.lane is not None:
+            row["lane"] = self._known_lane(message.lane)
+        _check_size(row, message, self._max_message_bytes)
+        return row
+
+    def _serialized(self, payload: object, row: Row) -> bytes:
+        if isinstance(payload, (bytes, bytearray, memoryview)):
+            return bytes(payload)
+        data = self._serializer.serialize(payload)
+        if not isinstance(data, bytes):
+            raise PayloadNotSerializable(
+                f"{type(self._serializer).__name__}.serialize() returned "
+                f"{type(data).__name__}; it must return bytes"
+            )
+        if self._serializer.content_type is not None:
+            row["content_type"] = self._serializer.content_type
+        return data
+
+    def _known_lane(self, lane: str) -> str:
+        if self._lanes is not None and lane not in self._lanes:
+            raise UnknownLane(
+                f"lane {lane!r} is not one of the lanes of this Outbox: "
+                f"{', '.join(sorted(self._lanes))}"
+            )
+        return lane
+
+
+def _carry(rows: list[Row], contexts: list[tuple[str | None, str | None]]) -> None:
+    for row, (traceparent, tracestate) in zip(rows, contexts, strict=True):
+        _carry_one(row, traceparent, tracestate)
+
+
+def _carry_one(row: Row, traceparent: str | None, tracestate: str | None) -> None:
+    if traceparent is not None:
+        row["traceparent"] = traceparent
+    if tracestate is not None:
+        row["tracestate"] = tracestate
+
+
+def _strict_keys(messages: Iterable[Message]) -> list[str]:
+    return [message.key for message in messages if message.ordering and message.key is not None]
+
+
+def _guard(transaction: object, what: str) -> Callable[[], object]:
+    kind = kind_of(transaction)
+    if kind.endswith("async_scoped_session"):
+        return guard_commit(transaction(), what)  # type: ignore[operator]  # kind_of says so
+    if kind.endswith("AsyncSession"):
+        return guard_commit(transaction, what)  # type: ignore[arg-type]  # as above
+    return lambda: None
+
+
+def _check_messages(messages: Iterable[Message], verb: str) -> list[Message]:
+    listed = list(messages)
+    for index, message in enumerate(listed):
+        if not isinstance(message, Message):
+            raise TypeError(
+                f"{verb}() takes Message objects, and messages[{index}] is a "
+                f"{type(message).__name__}: write Message(topic, payload, key=…)"
+            )
+    return listed
+
+
+def _check_size(row: Row, message: Message, limit: int) -> None:
+    size = sum(len(value) for value in row.values() if isinstance(value, (str, bytes)))
+    if size * 4 < limit:  # in most messages: no text has more than four bytes a character
+        return
+    size = _size(row, message)
+    if size > limit:
+        raise MessageTooLarge(
+            f"the message for topic {message.topic!r} has {size:,} bytes (key, payload and "
+            f"headers), the limit is {limit:,}. Store the data elsewhere and send a reference; or "
+            "raise Outbox(max_message_bytes=…) together with the topic's max.message.bytes"
+        )
+
+
+def _size(row: Row, message: Message) -> int:
+    counted = [row.get(column) for column in ("key", "payload", "type", "content_type")]
+    for pair in message.headers:
+        counted += pair
+    return sum(
+        len(value if isinstance(value, bytes) else str(value).encode())
+        for value in counted
+        if value is not None
+    )
+
+
+def _check_limit(limit: int) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ConfigurationError(f"max_message_bytes must be a positive int, not {limit!r}")
+    return limit
+
+
+def _check_lanes(lanes: Collection[str]) -> frozenset[str]:
+    if isinstance(lanes, str):
+        raise ConfigurationError(f"lanes must be several names, not the text {lanes!r}")
+    return frozenset(check_name("lane", lane) for lane in lanes) | {DEFAULT_LANE}
