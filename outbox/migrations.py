@@ -14,6 +14,7 @@ from outbox.database import DatabaseUrl, PasswordCallback, connect_sqlite
 from outbox.errors import ConfigurationError, DatabaseUnavailable
 from outbox.names import Names
 from outbox.schema import postgresql, sqlite
+from outbox.schema.check import Finding, check
 from outbox.schema.grants import grants
 from outbox.schema.rebase import Rebased, rebase
 from outbox.schema.source import COMPONENTS, Step, check_names, sql, steps, tables
@@ -28,8 +29,10 @@ __all__ = [
     "PLAIN_NAMES",
     "SCHEMA_VERSION",
     "Component",
+    "Finding",
     "Rebased",
     "Step",
+    "check",
     "grants",
     "migrate",
     "rebase",

@@ -1,0 +1,241 @@
+"""Compare the tables with what the migrations make, down to the default of every column.
+
+The comparison is with the thing itself: the same migrations are run in a place that vanishes
+(temporary tables in a transaction that is rolled back, a SQLite database in memory), and both are
+described in the same words. So nothing here can fall behind the migrations.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from outbox.database import DatabaseUrl, connect_sqlite
+from outbox.errors import DatabaseUnavailable, OutboxError
+from outbox.names import Names
+from outbox.schema import postgresql, sqlite
+from outbox.schema.source import COMPONENTS, check_names, steps, tables
+from outbox.schema.version import SCHEMA_VERSION, Component, require_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import psycopg
+
+    from outbox.database import PasswordCallback
+
+#: What there is: (kind, name) to its definition.
+Description: TypeAlias = Mapping[tuple[str, str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One way in which the tables are not what this version expects."""
+
+    component: Component
+    problem: str
+
+
+def check(
+    url: DatabaseUrl | str,
+    names: Names | None = None,
+    *,
+    only: Component | None = None,
+    password_callback: PasswordCallback | None = None,
+) -> list[Finding]:
+    """Return what is wrong with the tables, nothing if all is well. Changes nothing.
+
+    What is there beyond our own, such as another index, is not a finding. Raises
+    DatabaseUnavailable.
+    """
+    url = DatabaseUrl.parse(url) if isinstance(url, str) else url
+    names = Names() if names is None else names
+    check_names(url.dialect, names)
+    wanted: list[Component] = [part for part in COMPONENTS if only in (None, part)]
+    if url.dialect == "sqlite":
+        return _check_sqlite(url.path, names, wanted)
+    with postgresql.transaction(url, password_callback=password_callback) as connection:
+        schema = postgresql.place(connection, names)
+        found = [f for part in wanted for f in _check(connection, schema, names, part)]
+        postgresql.run(connection, "rollback")
+    return found
+
+
+def _check(
+    connection: psycopg.Connection, schema: str, names: Names, component: Component
+) -> list[Finding]:
+    meta = postgresql.read_meta(connection, schema, names, component)
+    if (finding := _version(lambda: meta, component)) or _is_newer(meta):
+        return finding
+    actual = describe(connection, schema, names, component)
+    findings = _compare(_expected(connection, names, component), actual, component)
+    if component == "outbox" and not findings:
+        findings = [Finding(component, text) for text in _cursor_problems(connection, names)]
+    return findings
+
+
+def _version(
+    read_meta: Callable[[], tuple[int, int] | None], component: Component
+) -> list[Finding]:
+    try:
+        require_schema(read_meta, component)
+    except OutboxError as error:
+        return [Finding(component, str(error))]
+    return []
+
+
+def _is_newer(meta: tuple[int, int] | None) -> bool:
+    """Whether the tables are of a later version, whose shape this code cannot know."""
+    return meta is not None and meta[0] > SCHEMA_VERSION
+
+
+def _compare(expected: Description, actual: Description, component: Component) -> list[Finding]:
+    missing = {name for kind, name in expected if (kind, name) not in actual and kind == "table"}
+    problems = []
+    for (kind, name), definition in expected.items():
+        found = actual.get((kind, name))
+        if found is None and (kind == "table" or re.split(r"[ .]", name)[0] not in missing):
+            problems.append(f"{kind} {name} is missing" + (definition and f": {definition}"))
+        elif found is not None and found != definition:
+            problems.append(f"{kind} {name} is [{found}] and should be [{definition}]")
+    return [Finding(component, problem) for problem in _without_partitions(problems)]
+
+
+def _without_partitions(problems: list[str]) -> list[str]:
+    """Leave out what is said of a partition and of the whole log alike."""
+    whole = set(problems)
+    return sorted(
+        problem
+        for problem in problems
+        if (of_parent := re.sub(r"(outbox_message)_\d\b", r"\1", problem)) == problem
+        or of_parent not in whole
+    )
+
+
+def _expected(connection: psycopg.Connection, names: Names, component: Component) -> Description:
+    temporary = Names("pg_temp", names.prefix)
+    for step in steps("postgresql", component):
+        postgresql.run(connection, step.sql(temporary))
+    (schema,) = postgresql.one(
+        connection, "select nspname from pg_namespace where oid = pg_my_temp_schema()"
+    )
+    return describe(connection, schema, temporary, component)
+
+
+def describe(
+    connection: psycopg.Connection, schema: str, names: Names, component: Component
+) -> Description:
+    """Return what the schema has under our names, in words that do not name the schema."""
+    relations = [names.prefix + name for name in tables("postgresql", component)]
+    found = postgresql.rows(connection, _DESCRIBE, {"schema": schema, "relations": relations})
+    qualifier = re.compile(rf'(?:pg_temp(?:_\d+)?|"?{re.escape(schema)}"?)\.')
+    return {
+        (str(kind), str(name)): " ".join(qualifier.sub("", str(definition)).split())
+        for kind, name, definition in found
+    }
+
+
+_DESCRIBE = """
+with ours as (
+    select c.* from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+     where n.nspname = %(schema)s and c.relname = any(%(relations)s))
+select case relkind when 'S' then 'sequence' else 'table' end, relname::text,
+       concat_ws(' ', 'kind', relkind, pg_get_expr(relpartbound, oid), pg_get_partkeydef(oid))
+  from ours
+union all
+select 'column', o.relname || '.' || a.attname,
+       concat_ws(' ', format_type(a.atttypid, a.atttypmod),
+                 case when a.attnotnull then 'not null' end,
+                 'default ' || pg_get_expr(d.adbin, d.adrelid))
+  from ours as o
+  join pg_attribute as a on a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped
+  left join pg_attrdef as d on d.adrelid = o.oid and d.adnum = a.attnum
+ where o.relkind in ('r', 'p')
+union all
+select 'index', o.relname || ' ' || substring(pg_get_indexdef(i.indexrelid) from ' USING (.*)$'),
+       concat_ws(' ', case when i.indisprimary then 'primary key' end,
+                 case when i.indisunique then 'unique' end,
+                 case when not i.indisvalid then 'invalid' end)
+  from ours as o join pg_index as i on i.indrelid = o.oid
+union all
+select 'check', o.relname || '.' || c.conname, pg_get_constraintdef(c.oid)
+  from ours as o join pg_constraint as c on c.conrelid = o.oid and c.contype = 'c'
+ where c.conislocal
+union all
+select 'sequence setting', o.relname::text,
+       format('start %%s increment %%s cache %%s %%s', s.seqstart, s.seqincrement, s.seqcache,
+              case when s.seqcycle then 'cycle' else 'no cycle' end)
+  from ours as o join pg_sequence as s on s.seqrelid = o.oid
+union all
+select 'function', p.proname::text, p.prosrc
+  from ours as o
+  join pg_depend as d on d.classid = 'pg_attrdef'::regclass and d.refclassid = 'pg_proc'::regclass
+  join pg_attrdef as f on f.oid = d.objid and f.adrelid = o.oid
+  join pg_proc as p on p.oid = d.refobjid and p.pronamespace = o.relnamespace
+"""
+
+
+def _cursor_problems(connection: psycopg.Connection, names: Names) -> Iterable[str]:
+    """Say what the relay would stop for."""
+    restored = postgresql.rows(
+        connection,
+        f"""select relay from {names["outbox_cursor"]}
+             where xmin::text <> (written_by::text::numeric % 4294967296)::text order by relay""",
+    )
+    for (relay,) in restored:
+        yield (
+            f"the cursor of relay {relay!r} was restored from a dump; run "
+            "`outbox-relay migrate --rebase`"
+        )
+    behind = postgresql.rows(
+        connection,
+        f"""select s.last_value, m.top from {names["outbox_message_seq"]} as s,
+                   (select max(seq) as top from {names["outbox_message"]}) as m
+             where m.top > case when s.is_called then s.last_value else 0 end""",
+    )
+    for last_value, top in behind:
+        yield (
+            f"the sequence stands at {last_value}, below message {top}; run "
+            "`outbox-relay migrate --rebase`"
+        )
+
+
+def _check_sqlite(path: str, names: Names, wanted: list[Component]) -> list[Finding]:
+    with closing(connect_sqlite(path)) as actual, closing(sqlite3.connect(":memory:")) as expected:
+        try:
+            return [f for part in wanted for f in _check_component(actual, expected, names, part)]
+        except sqlite3.Error as error:
+            raise DatabaseUnavailable(f"the SQLite file {path}: {error}") from error
+
+
+def _check_component(
+    actual: sqlite3.Connection, expected: sqlite3.Connection, names: Names, component: Component
+) -> list[Finding]:
+    meta = sqlite.read_meta(actual, names, component)
+    if (finding := _version(lambda: meta, component)) or _is_newer(meta):
+        return finding
+    for step in steps("sqlite", component):
+        sqlite.run_script(expected, step.sql(names))
+    return _compare(
+        _describe_sqlite(expected, names, component),
+        _describe_sqlite(actual, names, component),
+        component,
+    )
+
+
+def _describe_sqlite(
+    connection: sqlite3.Connection, names: Names, component: Component
+) -> Description:
+    described: dict[tuple[str, str], str] = {}
+    for plain in tables("sqlite", component):
+        table = names.prefix + plain
+        found = connection.execute(
+            "select sql from sqlite_master where type = 'table' and name = ?", (table,)
+        ).fetchone()
+        if found:
+            described["table", table] = " ".join(re.sub(r"--.*", "", found[0]).split())
+    return described
