@@ -18,7 +18,7 @@ from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.publishers.faults import Fault, fault_of
 from outbox.publishers.topics import TopicLimits
 from outbox.store.base import Record
-from outbox.tracing import end_send_span, sends_are_traced, start_send_span
+from outbox.tracing import end_send_span, start_send_span, tracing_is_on
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -69,7 +69,7 @@ class KafkaPublisher:
         self._sent = 0
         # By topic and partition: the last acknowledged message's number and offset.
         self._last: dict[tuple[str, int], tuple[int, int]] = {}
-        self._traced = sends_are_traced()
+        self._traced = tracing_is_on()
 
     @property
     def trouble(self) -> str | None:
@@ -127,7 +127,7 @@ class KafkaPublisher:
         report = partial(self._report, page)
         traced = self._traced
         for index, record in enumerate(records):
-            seq, id_, topic, key, payload, type_, content_type, headers, parent, state = record
+            seq, id_, topic, key, payload, type_, content_type, headers, parent, state, _ = record
             if not index % _CHECK_EVERY:
                 check()
                 self.poll(0)

@@ -26,6 +26,7 @@ class Record(NamedTuple):
     headers: str | None  # JSON text: an object, or an array of [name, value] pairs
     traceparent: str | None
     tracestate: str | None
+    total: int  # bytes of this selection up to here; only for bounding a page
 
 
 class Position(NamedTuple):

@@ -319,8 +319,8 @@ class SQLiteReader:
         weight = 0
         with self._store._translated() as connection:  # noqa: SLF001 - one module, two classes
             for row in connection.execute(self._sql, (self._after, max_rows)):
-                records.append(cast("Record", row))
                 weight += len(row[4] or b"") + len(row[7] or "") + 200
+                records.append(Record(*row, weight))
                 if weight >= max_bytes:
                     break
         if not records:

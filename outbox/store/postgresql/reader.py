@@ -6,7 +6,7 @@ The protocol, and why each of its steps is where it is, is explained in docs/adr
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import cast
 
@@ -24,8 +24,10 @@ from outbox.store.postgresql.snapshot import Plan, Snapshot
 FLOOR_DISTANCE = 10_000
 
 _COLUMNS = (
-    "seq, id::text, topic, key, payload, type, content_type, headers::text, traceparent, tracestate"
+    "seq, id::text, topic, key, payload, type, content_type, headers::text as headers, "
+    "traceparent, tracestate"
 )
+_SELECTED = "seq, id, topic, key, payload, type, content_type, headers, traceparent, tracestate"
 #: What a message weighs, in bytes. octet_length does not fetch a payload that is stored apart.
 _WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
 
@@ -148,10 +150,10 @@ class PostgreSQLReader:
                 **limits,
             },
         )
-        parts = [cursor.fetchall()]
+        parts = [cast("list[Record]", cursor.fetchall())]
         if late:
             cursor.execute(self._sql.late, {"ids": list(map(str, late)), "after": after, **limits})
-            parts.append(cursor.fetchall())
+            parts.append(cast("list[Record]", cursor.fetchall()))
         return merge(parts, max_rows, max_bytes)
 
     def _save(self, connection: psycopg.Connection, plan: Plan) -> None:
@@ -208,35 +210,33 @@ class _Statements:
     def _bounded(select: str) -> str:
         """Bound a selection by weight as well: the row that crosses the bound is the last."""
         return f"""
-            select * from (
+            select {_SELECTED}, total from (
                 select m.*, sum(weight) over (order by seq rows unbounded preceding) as total
                   from ({select}) as m) as w
              where total - weight < %(bytes)s::bigint order by seq"""
 
 
 def merge(
-    parts: Sequence[Sequence[tuple[object, ...]]], max_rows: int, max_bytes: int
+    parts: Sequence[list[Record]], max_rows: int, max_bytes: int
 ) -> tuple[list[Record], bool]:
     """Merge selections, each in order of seq and cut at the bounds, into one page.
 
     A selection that was cut says nothing about what follows its last row, so the page ends at the
-    lowest such row. The last two columns are a row's weight and the sum of weights up to it.
+    lowest such row. Returns the page, and whether nothing was cut. Rows end with their `total`.
 
-    >>> merge([[(1, "a", 9, 9), (4, "d", 9, 18)], [(2, "b", 9, 9)]], 2, 100)
-    ([(1, 'a'), (2, 'b')], False)
+    >>> merge([[(1, "a", 9), (4, "d", 18)], [(2, "b", 9)]], 2, 100)
+    ([(1, 'a', 9), (2, 'b', 9)], False)
     """
-    cut = [
-        cast("int", rows[-1][0])
-        for rows in parts
-        if rows and (len(rows) >= max_rows or cast("int", rows[-1][-1]) >= max_bytes)
-    ]
-    merged: Iterable[tuple[object, ...]] = (
-        parts[0] if len(parts) == 1 else heapq.merge(*parts, key=itemgetter(0))
-    )
-    end = min(cut, default=None)
-    page = [row[:-2] for row in merged if end is None or cast("int", row[0]) <= end]
-    exhausted = not cut and len(page) <= max_rows
-    return cast("list[Record]", page[:max_rows]), exhausted
+    ends = [rows[-1][0] for rows in parts if _is_cut(rows, max_rows, max_bytes)]
+    if len(parts) == 1:  # by far the most frequent; nothing is copied
+        return parts[0], not ends
+    merged = list(heapq.merge(*parts, key=itemgetter(0)))
+    page = [row for row in merged if not ends or row[0] <= min(ends)][:max_rows]
+    return page, not ends and len(page) == len(merged)
+
+
+def _is_cut(rows: list[Record], max_rows: int, max_bytes: int) -> bool:
+    return bool(rows) and (len(rows) >= max_rows or rows[-1][-1] >= max_bytes)
 
 
 def check_sequence(last_value: int, cache: int, plan: Plan) -> None:
