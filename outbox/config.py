@@ -1,0 +1,341 @@
+"""Settings of the commands: flags, then the environment, then a file, then defaults.
+
+Only the commands read these; the library takes arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from outbox.database import DatabaseUrl
+from outbox.errors import ConfigurationError
+from outbox.kafka_properties import VARIABLE_PREFIX, check_property, is_secret, property_of
+from outbox.names import Names, check_name
+
+FILE_NAME = "outbox.toml"
+_LIBPQ = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER", "PGPORT")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigurationError("must be text")
+    return value
+
+
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(cast("Any", value))
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if isinstance(value, bool) or not 0 < seconds < math.inf:
+        raise ConfigurationError(f"{value!r} is not a number of seconds greater than 0")
+    return seconds
+
+
+def _lease(value: object) -> float:
+    seconds = _seconds(value)
+    if seconds < 1:
+        raise ConfigurationError(f"{value!r} is too short for a lease: use at least 1 second")
+    return seconds
+
+
+def _relay_name(value: object) -> str:
+    return check_name("relay", _text(value))
+
+
+def _delivery(value: object) -> str:
+    if value == "exactly-once":
+        raise ConfigurationError("'exactly-once' is not available in this version")
+    if value != "at-least-once":
+        raise ConfigurationError(f"{value!r} is not a way of delivery: use at-least-once")
+    return "at-least-once"
+
+
+def _callback_name(value: object) -> str:
+    module, colon, function = _text(value).partition(":")
+    if not (module and colon and function):
+        raise ConfigurationError(f"{value!r} does not name a function: write module:function")
+    return f"{module}:{function}"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting: its name in files, its variable, how it is read, its default."""
+
+    name: str
+    variable: str
+    read: Callable[[object], object]
+    default: object = None
+
+    @property
+    def flag(self) -> str:
+        """The command line's name of it."""
+        return "--" + self.name.replace("_", "-")
+
+
+KEYS = (
+    Key("database_url", "OUTBOX_DATABASE_URL", _text),
+    Key("database_password_callback", "OUTBOX_DATABASE_PASSWORD_CALLBACK", _callback_name),
+    Key("schema", "OUTBOX_SCHEMA", _text),
+    Key("table_prefix", "OUTBOX_TABLE_PREFIX", _text, ""),
+    Key("name", "OUTBOX_RELAY_NAME", _relay_name, "default"),
+    Key("delivery", "OUTBOX_DELIVERY", _delivery, "at-least-once"),
+    Key("poll_interval", "OUTBOX_POLL_INTERVAL", _seconds, 0.05),
+    Key("lease", "OUTBOX_LEASE", _lease, 10.0),
+    Key("connect_timeout", "OUTBOX_CONNECT_TIMEOUT", _seconds, 30.0),
+    Key("drain_timeout", "OUTBOX_DRAIN_TIMEOUT", _seconds, 10.0),
+)
+BY_NAME = {key.name: key for key in KEYS}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A value and where it came from."""
+
+    value: object
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a command was told. Times in seconds.
+
+    `kafka` holds librdkafka's properties as they were given, checked for those that are ours;
+    `found` the source of every setting, the Kafka ones under `kafka.<property>`.
+    """
+
+    database_url: DatabaseUrl | None
+    database_password_callback: str | None
+    names: Names
+    name: str
+    delivery: str
+    poll_interval: float
+    lease: float
+    connect_timeout: float
+    drain_timeout: float
+    kafka: Mapping[str, object]
+    found: Mapping[str, Found]
+    directory: Path
+
+    def require_database(self) -> DatabaseUrl:
+        """Return the database's URL, or raise ConfigurationError with all ways to give it."""
+        if self.database_url is None:
+            raise ConfigurationError(
+                "no database: give --database-url, OUTBOX_DATABASE_URL (or OUTBOX_DATABASE_URL_FILE"
+                f" with the name of a file), database_url in {FILE_NAME}, or libpq's variables such"
+                " as PGHOST and PGDATABASE"
+            )
+        return self.database_url
+
+    def password_callback(self) -> Callable[[], str] | None:
+        """Return the function that gives the database's password, if one is named."""
+        if self.database_password_callback is None:
+            return None
+        return cast("Callable[[], str]", self._function(self.database_password_callback))
+
+    def kafka_properties(self) -> dict[str, object]:
+        """Return the properties for a producer, with functions in place of their names.
+
+        Raises ConfigurationError, with all ways to give it, when there is no broker.
+        """
+        if not self.kafka.keys() & {"bootstrap.servers", "metadata.broker.list"}:
+            raise ConfigurationError(
+                "no broker: give -X bootstrap.servers=HOST:PORT, OUTBOX_KAFKA_BOOTSTRAP_SERVERS, "
+                f'or "bootstrap.servers" in the table [kafka] of {FILE_NAME}'
+            )
+        properties = dict(self.kafka)
+        if "oauth_cb" in properties:
+            properties["oauth_cb"] = self._function(_callback_name(properties["oauth_cb"]))
+        return properties
+
+    def _function(self, name: str) -> object:
+        module, _, function = name.partition(":")
+        if str(self.directory) not in sys.path:
+            # A command's path begins with its own directory, not with the one it was called in.
+            sys.path.insert(0, str(self.directory))
+        try:
+            found: object = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(f"callback {name!r} cannot be imported: {error}") from error
+        if not callable(found):
+            raise ConfigurationError(f"callback {name!r} is not a function")
+        return found
+
+    def shown(self) -> list[tuple[str, object, str]]:
+        """Return name, value and source of every setting, with secrets hidden."""
+        return [
+            (name, _hidden(name, found.value), found.source) for name, found in self.found.items()
+        ]
+
+
+def _hidden(name: str, value: object) -> object:
+    if name == "database_url" and value is not None:
+        return DatabaseUrl.parse(str(value)).redacted
+    return "***" if name.startswith("kafka.") and is_secret(name) else value
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], directory: Path) -> Settings:
+    """Return the settings, or raise ConfigurationError naming the value and where it came from.
+
+    `flags`: by the names of KEYS, None where not given; besides `config` (a file to use instead of
+    the one in `directory`) and `kafka` (a sequence of `property=value`).
+    """
+    file, table = _read_file(flags.get("config"), directory)
+    found = {key.name: _find(key, flags, environ, table, file) for key in KEYS}
+    kafka = _kafka(flags, environ, table, file)
+    found |= {f"kafka.{name}": given for name, given in sorted(kafka.items())}
+    values: dict[str, Any] = {name: entry.value for name, entry in found.items()}
+    return Settings(
+        database_url=_url(found["database_url"]),
+        database_password_callback=values["database_password_callback"],
+        names=Names(values["schema"], values["table_prefix"]),
+        name=values["name"],
+        delivery=values["delivery"],
+        poll_interval=values["poll_interval"],
+        lease=values["lease"],
+        connect_timeout=values["connect_timeout"],
+        drain_timeout=values["drain_timeout"],
+        kafka={name: given.value for name, given in kafka.items()},
+        found=found,
+        directory=directory,
+    )
+
+
+def _url(found: Found) -> DatabaseUrl | None:
+    return None if found.value is None else DatabaseUrl.parse(str(found.value))
+
+
+def _find(
+    key: Key,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    table: Mapping[str, object],
+    file: str,
+) -> Found:
+    given = _given(key, flags, environ, table, file)
+    if given is None:
+        return Found(key.default, "default")
+    try:
+        return Found(key.read(given.value), given.source)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{key.name} ({given.source}): {error}") from error
+
+
+def _given(
+    key: Key,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    table: Mapping[str, object],
+    file: str,
+) -> Found | None:
+    if flags.get(key.name) is not None:
+        return Found(flags[key.name], f"flag {key.flag}")
+    if variable := _variable(key.variable, environ):
+        return variable
+    if key.name in table:
+        return Found(table[key.name], f"file {file}")
+    if key.name == "database_url" and any(environ.get(name) for name in _LIBPQ):
+        return Found("", "environment PG*")
+    return None
+
+
+def _variable(name: str, environ: Mapping[str, str]) -> Found | None:
+    """Return a variable's value, or that of the file its `_FILE` variant names. Empty is unset."""
+    value, path = environ.get(name), environ.get(f"{name}_FILE")
+    if value and path:
+        raise ConfigurationError(f"both {name} and {name}_FILE are set; give one of them")
+    if path:
+        return Found(_read_secret(f"{name}_FILE", path), f"environment {name}_FILE")
+    return Found(value, f"environment {name}") if value else None
+
+
+def _read_secret(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{variable}: {path} cannot be read: {error}") from error
+
+
+def _kafka(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    table: Mapping[str, object],
+    file: str,
+) -> dict[str, Found]:
+    """Return the properties of all sources, the strongest last."""
+    found: dict[str, Found] = {}
+    for name, value in _flattened(table.get("kafka", {})):
+        found[name] = Found(value, f"file {file}, table [kafka]")
+    found |= _kafka_variables(environ)
+    for assignment in cast("Sequence[str]", flags.get("kafka") or ()):
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.strip():
+            raise ConfigurationError(f"-X {name!r}: write property=value")
+        found[name.strip()] = Found(text, "flag -X")
+    for name, given in found.items():
+        check_property(name, given.value, given.source)
+    return found
+
+
+def _kafka_variables(environ: Mapping[str, str]) -> dict[str, Found]:
+    found: dict[str, Found] = {}
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith(VARIABLE_PREFIX) or not value:
+            continue
+        name, is_file = property_of(variable)
+        if name in found:
+            raise ConfigurationError(
+                f"{name} is set twice, by {found[name].source} and by {variable}; give one of them"
+            )
+        text = _read_secret(variable, value) if is_file else value
+        found[name] = Found(text, f"environment {variable}")
+    return found
+
+
+def _flattened(table: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield dotted names: TOML reads `bootstrap.servers = …` as a table within a table."""
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"kafka in {FILE_NAME} must be a table: [kafka]")
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{name}.")
+        elif isinstance(value, bool):
+            yield prefix + name, str(value).lower()
+        elif isinstance(value, str | int | float):
+            yield prefix + name, value
+        else:
+            raise ConfigurationError(
+                f"kafka.{prefix}{name} must be text, a number or true or false"
+            )
+
+
+def _read_file(config: object, directory: Path) -> tuple[str, Mapping[str, object]]:
+    """Return the name and the contents of the file; empty where there is none."""
+    path = directory / FILE_NAME if config is None else directory / str(config)
+    if config is None and not path.exists():
+        return FILE_NAME, {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    _refuse_unknown(path, table)
+    return path.name if config is None else str(config), table
+
+
+def _refuse_unknown(path: Path, table: Mapping[str, object]) -> None:
+    known = [*BY_NAME, "kafka"]
+    for name in table:
+        if name not in known:
+            close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+            raise ConfigurationError(f"{path}: unknown setting {name!r}{hint}")
