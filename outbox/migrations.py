@@ -17,7 +17,7 @@ from outbox.schema import postgresql, sqlite
 from outbox.schema.check import Finding, check
 from outbox.schema.grants import grants
 from outbox.schema.rebase import Rebased, rebase
-from outbox.schema.source import COMPONENTS, Step, check_names, sql, steps, tables
+from outbox.schema.source import COMPONENTS, Step, check_names, check_roles, sql, steps, tables
 from outbox.schema.version import SCHEMA_VERSION, Component, require_schema
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def migrate(
     """
     url = DatabaseUrl.parse(url) if isinstance(url, str) else url
     check_names(url.dialect, names)
+    check_roles(url.dialect, writer_role, relay_role)
     if url.dialect == "sqlite":
-        _refuse_roles(writer_role, relay_role)
         return _migrate_sqlite(url.path, names, only)
     with postgresql.transaction(url, password_callback=password_callback) as connection:
         schema = postgresql.place(connection, names)
@@ -75,11 +75,6 @@ def migrate(
         if granted := grants(names, writer_role=writer_role, relay_role=relay_role, schema=schema):
             postgresql.run(connection, granted)
         return applied
-
-
-def _refuse_roles(*roles: str | None) -> None:
-    if any(roles):
-        raise ConfigurationError("SQLite has no roles to grant anything to")
 
 
 def _migrate_postgresql(

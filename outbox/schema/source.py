@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from outbox.errors import ConfigurationError
+from outbox.schema.grants import grants
 from outbox.schema.version import Component
 
 if TYPE_CHECKING:
@@ -73,16 +74,26 @@ def directory(dialect: Dialect) -> Path:
     )
 
 
-def sql(dialect: Dialect, names: Names, *, only: Component | None = None) -> str:
+def sql(
+    dialect: Dialect,
+    names: Names,
+    *,
+    only: Component | None = None,
+    writer_role: str | None = None,
+    relay_role: str | None = None,
+) -> str:
     """Return the whole DDL as one transaction, for psql, sqlite3 or a migration of one's own.
 
-    The same arguments always give the same text.
+    The same arguments always give the same text. Roles are granted what they need.
     """
     check_names(dialect, names)
+    check_roles(dialect, writer_role, relay_role)
     parts = ["begin immediate;" if dialect == "sqlite" else "begin;"]
     if names.schema:
         parts.append(f'create schema if not exists "{names.schema}";')
     parts += [step.sql(names).strip() for step in steps(dialect, only)]
+    if granted := grants(names, writer_role=writer_role, relay_role=relay_role):
+        parts.append(granted.strip())
     return "\n\n".join([*parts, "commit;"]) + "\n"
 
 
@@ -92,6 +103,12 @@ def check_names(dialect: Dialect, names: Names) -> None:
         raise ConfigurationError(
             f"schema {names.schema!r}: SQLite has no schemas; use table_prefix instead"
         )
+
+
+def check_roles(dialect: Dialect, *roles: str | None) -> None:
+    """Raise ConfigurationError for roles where there are none."""
+    if dialect == "sqlite" and any(roles):
+        raise ConfigurationError("SQLite has no roles to grant anything to")
 
 
 def tables(dialect: Dialect, component: Component) -> Sequence[str]:

@@ -1,0 +1,88 @@
+"""Options that several commands share, and the settings made of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from outbox.config import BY_NAME, Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+_HELP = {
+    "database_url": "Where the database is: a SQLAlchemy or libpq URL, or libpq's key=value form.",
+    "database_password_callback": "A Python function that gives the password, as module:function.",
+    "schema": "The schema of the tables. Default: the search path.",
+    "table_prefix": "What the names of the tables begin with.",
+    "name": "The relay name, which owns a cursor.",
+    "delivery": "The delivery guarantee: at-least-once.",
+    "poll_interval": "Seconds between looks at an idle log, at the most.",
+    "lease": "Seconds after which another process stands in for one that died.",
+    "connect_timeout": "Seconds after which a server that is away is given up.",
+    "drain_timeout": "Seconds to wait for acknowledgements when told to stop.",
+}
+
+
+class SettingOption(click.Option):
+    """An option whose variable is shown in the help, and read where the source can be kept."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:  # noqa: ARG002 - click's signature
+        """Leave the environment to `outbox.config`."""
+        return None
+
+
+def setting(name: str) -> Callable[[Command], Command]:
+    """Return the option of one setting."""
+    key = BY_NAME[name]
+    default = "" if key.default in (None, "") else f"  [default: {key.default}]"
+    return click.option(
+        key.flag,
+        name,
+        cls=SettingOption,
+        envvar=key.variable,
+        show_envvar=True,
+        metavar=_metavar(name),
+        help=_HELP[name] + default,
+    )
+
+
+def _metavar(name: str) -> str:
+    seconds = ("poll_interval", "lease", "connect_timeout", "drain_timeout")
+    return "SECONDS" if name in seconds else {"database_url": "URL"}.get(name, "TEXT")
+
+
+config_option = click.option(
+    "--config",
+    metavar="FILE",
+    help="A TOML file to use instead of outbox.toml in the current directory.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+kafka_option = click.option(
+    "-X",
+    "kafka",
+    multiple=True,
+    metavar="PROPERTY=VALUE",
+    help="A property of librdkafka, such as bootstrap.servers=HOST:PORT. Repeatable.  "
+    "[env var: OUTBOX_KAFKA_BOOTSTRAP_SERVERS, …: dots as underscores]",
+)
+
+
+def database_options(command: Command) -> Command:
+    """Add the options that say where the tables are."""
+    names = ("database_url", "database_password_callback", "schema", "table_prefix")
+    for option in [config_option, *map(setting, reversed((*names, "connect_timeout")))]:
+        command = option(command)
+    return command
+
+
+def settings_from(flags: dict[str, object]) -> Settings:
+    """Return the settings of a command: its flags, this process's environment and directory."""
+    return load(flags, os.environ, Path.cwd())

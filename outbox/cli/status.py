@@ -1,0 +1,112 @@
+"""outbox-relay status"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from outbox.cli.options import database_options, json_option, settings_from
+from outbox.cli.output import duration, print_json, print_table, say
+from outbox.cli.waiting import connected_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from outbox.store.base import Blocker, RelayStatus
+
+CHECK_FAILED = 6
+
+#: A transaction that holds messages for longer than this, in seconds, deserves a word.
+_LONG_S = 60.0
+
+EPILOG = """\b
+Examples:
+  outbox-relay status
+  outbox-relay status --json
+  outbox-relay status --name default --fail-if-lag 60"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--name", "relay", metavar="NAME", help="One relay name only.")
+@click.option(
+    "--fail-if-lag",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Exit 6 if a message has waited for longer.",
+)
+@json_option
+@database_options
+@click.pass_context
+def status(
+    ctx: click.Context,
+    /,
+    *,
+    relay: str | None,
+    fail_if_lag: float | None,
+    as_json: bool,
+    **flags: object,
+) -> None:
+    """Show how far each relay name has come, and what holds it up."""
+    with connected_store(settings_from(flags)) as store:
+        relays, blockers = store.status(relay), store.blockers()
+    if as_json:
+        print_json(
+            "outbox.status/1",
+            relays=[asdict(lane) for lane in relays],
+            blockers=[asdict(blocker) for blocker in blockers],
+        )
+    else:
+        _show(relays, blockers)
+    ctx.exit(_verdict(relays, fail_if_lag))
+
+
+def _show(relays: list[RelayStatus], blockers: list[Blocker]) -> None:
+    print_table(
+        ("RELAY", "LANE", "WAITING", "OLDEST", "HELD BY", "LEASE"), [_row(lane) for lane in relays]
+    )
+    for hint in hints(relays, blockers):
+        say(hint)
+
+
+def _row(lane: RelayStatus) -> tuple[str, ...]:
+    about = "" if lane.lag_is_exact else "about "
+    return (
+        lane.relay,
+        lane.lane,
+        f"{about}{lane.lag_messages}",
+        "-" if lane.lag_seconds is None else duration(lane.lag_seconds),
+        lane.owner or "nobody",
+        "-" if lane.lease_seconds is None else duration(max(lane.lease_seconds, 0.0)),
+    )
+
+
+def hints(relays: list[RelayStatus], blockers: list[Blocker]) -> Iterator[str]:
+    """Yield what an operator might do about what the table shows."""
+    for lane in relays:
+        if lane.lag_messages and not _is_served(lane):
+            yield (
+                f"relay {lane.relay}: messages wait and no process delivers them; start "
+                f"`outbox-relay run --name {lane.relay}`, or drop the name with "
+                f"`outbox-relay relays forget {lane.relay}`"
+            )
+    for blocker in blockers:
+        if blocker.age_seconds > _LONG_S:
+            yield (
+                f"{blocker.kind} transaction ({blocker.who}) has held messages for "
+                f"{duration(blocker.age_seconds)}; they are sent when it commits"
+            )
+
+
+def _is_served(lane: RelayStatus) -> bool:
+    return lane.owner is not None and (lane.lease_seconds or 0.0) > 0
+
+
+def _verdict(relays: list[RelayStatus], fail_if_lag: float | None) -> int:
+    if fail_if_lag is None:
+        return 0
+    late = [lane for lane in relays if (lane.lag_seconds or 0.0) > fail_if_lag]
+    for lane in late:
+        say(f"relay {lane.relay}: the oldest message waits for {duration(lane.lag_seconds or 0.0)}")
+    return CHECK_FAILED if late else 0
