@@ -21,7 +21,24 @@ if TYPE_CHECKING:
 
 POSTGRESQL_ADDRESS = "OUTBOX_TEST_POSTGRESQL_URL"
 KAFKA_ADDRESS = "OUTBOX_TEST_KAFKA_BOOTSTRAP"
+MARKED = {
+    "postgresql": {
+        *("postgresql_server", "postgresql_url", "newest_postgresql_server"),
+        *("each_postgresql_url", "new_postgresql", "private_postgresql"),
+    },
+    "kafka": {"kafka", "new_kafka", "private_kafka"},
+}
 SHARED, NEWEST = "postgresql_server", "newest_postgresql_server"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with the servers its fixtures need."""
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        for marker, names in MARKED.items():
+            if used & names:
+                item.add_marker(marker)
 
 
 @pytest.fixture(scope="session")

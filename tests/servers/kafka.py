@@ -120,6 +120,7 @@ class KafkaBroker:
 
     def launch(self) -> None:
         """Start the process without waiting for it."""
+        assert not self.running, f"broker {self.number} runs already"
         configuration = str(self._home / "server.properties")
         self._process = ServerProcess(
             [*java_command(*HEAP), "kafka.Kafka", configuration],

@@ -150,7 +150,7 @@ def _read_to_end(consumer: Consumer, topic: str, deadline: float) -> list[Messag
     while open_ends:
         if time.monotonic() >= deadline:
             raise AssertionError(f"could not read {topic} to its end: partitions {open_ends} left")
-        for message in consumer.consume(1000, timeout=0.2):
+        for message in consumer.consume(1000, timeout=0.05):
             _take(message, messages, open_ends)
     return sorted(messages, key=lambda message: (message.partition(), message.offset()))
 

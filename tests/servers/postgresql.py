@@ -150,6 +150,7 @@ class PrivatePostgreSQL(PostgreSQLServer):
 
     def start(self) -> None:
         """Start on the same port and wait until the server takes connections."""
+        assert not self.running, "the server runs already"
         self._process = ServerProcess(
             [str(self.program("postgres")), "-D", str(self.data_directory), "-p", str(self.port)],
             directory=self._home,
