@@ -17,13 +17,10 @@ class DeliveryFailed(BrokerUnavailable):
 
 
 class Delivery(Protocol):
-    """Who wants to know what became of a page's messages."""
+    """Who wants to know which of a page's messages have arrived."""
 
-    def acknowledged(self, index: int, partition: int, offset: int) -> None:
+    def acknowledged(self, index: int) -> None:
         """Note that the page's message number `index` is in the broker's log, durably."""
-
-    def failed(self, index: int, error: str) -> None:
-        """Note that the broker did not take the page's message number `index`."""
 
 
 class Publisher(Protocol):

@@ -51,6 +51,9 @@ DEFAULTS: Mapping[str, object] = {
 
 _CHECK_EVERY = 256
 
+#: Offsets count from 0; librdkafka says -1001 where it knows none.
+_BEFORE_ALL = (-1, -1)
+
 
 class KafkaPublisher:
     """An idempotent producer for one term of a relay; implements Publisher.
@@ -193,33 +196,35 @@ class KafkaPublisher:
     # Called by librdkafka, from within poll. Must not raise.
 
     def _report(self, page: _SentPage, index: int, error: Any, message: Any) -> None:
+        """Note what became of a message. One function, no calls: this runs for every message."""
+        if self._failure is not None or error is not None:
+            self._report_failure(page, index, error, message)
+            return
+        offset = message.offset()
+        place = message.topic(), message.partition()
+        number = page.base + index
+        last_number, last_offset = self._last.get(place, _BEFORE_ALL)
+        if offset is None or offset <= last_offset or number <= last_number:
+            # No offset: an implicit acknowledgement, the broker never said where the message is.
+            reason = "acknowledged without an offset" if offset is None else "out of order"
+            self._fail(page, index, reason, Fault.BROKER)
+            page.end_span(index, message, "not confirmed")
+            return
+        self._last[place] = number, offset
+        self._trouble = None
+        page.delivery.acknowledged(index)
+        if page.spans:
+            page.end_span(index, message, None)
+
+    def _report_failure(self, page: _SentPage, index: int, error: Any, message: Any) -> None:
         if self._failure is not None:
             # Later ones may be in Kafka, but they count only when everything before them does.
             page.end_span(index, message, "not confirmed")
-        elif error is None:
-            self._acknowledge(page, index, message)
-            page.end_span(index, message, None)
-        else:
-            self._fail(page, index, error.str(), fault_of(error.name()))
-            page.end_span(index, message, error.name())
-
-    def _acknowledge(self, page: _SentPage, index: int, message: Any) -> None:
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        if offset is None or offset < 0:
-            # An implicit acknowledgement: the broker never said where the message is.
-            self._fail(page, index, "acknowledged without an offset", Fault.BROKER)
             return
-        number = page.base + index
-        last_number, last_offset = self._last.get((topic, partition), (-1, -1))
-        if number <= last_number or offset <= last_offset:
-            self._fail(page, index, "acknowledged out of order", Fault.BROKER)
-            return
-        self._last[topic, partition] = number, offset
-        self._trouble = None
-        page.delivery.acknowledged(index, partition, offset)
+        self._fail(page, index, error.str(), fault_of(error.name()))
+        page.end_span(index, message, error.name())
 
     def _fail(self, page: _SentPage, index: int, reason: str, fault: Fault) -> None:
-        page.delivery.failed(index, reason)
         if self._failure is None:
             record = Record(*page.records[index])
             sentence = f"message {record.id} for topic {record.topic!r}: {reason}"
@@ -250,7 +255,7 @@ class _SentPage:
             self.spans[index] = span
 
     def end_span(self, index: int, message: Any, error: str | None) -> None:
-        if self.spans and (span := self.spans.pop(index, None)) is not None:
+        if (span := self.spans.pop(index, None)) is not None:
             end_send_span(span, message.partition(), message.offset(), error)
 
 

@@ -68,11 +68,10 @@ class MemoryPublisher:
             message, delivery, index = self._waiting.popleft()
             if self._sent == self._fail_at:
                 self._waiting.clear()
-                delivery.failed(index, "failed on demand")
                 raise DeliveryFailed("failed on demand")
             self._sent += 1
             self.published.append(message)
-            delivery.acknowledged(index, 0, len(self.published) - 1)
+            delivery.acknowledged(index)
 
     def flush(self, timeout_s: float) -> None:
         """Take everything."""

@@ -18,14 +18,10 @@ class SentPage:
         self.acked = bytearray(len(page.records))
         self.remaining = len(page.records)
 
-    def acknowledged(self, index: int, partition: int, offset: int) -> None:  # noqa: ARG002 - seam
-        """Note an acknowledgement."""
-        if not self.acked[index]:
-            self.acked[index] = 1
-            self.remaining -= 1
-
-    def failed(self, index: int, error: str) -> None:
-        """Leave it unacknowledged: it will be read again."""
+    def acknowledged(self, index: int) -> None:
+        """Note an acknowledgement; each message is acknowledged once."""
+        self.acked[index] = 1
+        self.remaining -= 1
 
     @property
     def confirmed(self) -> Position | None:
