@@ -8,9 +8,10 @@ import importlib
 import importlib.util
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from tests.servers.kafka import SETTINGS as KAFKA_SETTINGS
 from tests.servers.kafka_topics import KafkaServer
 from tests.servers.postgresql import SETTINGS, PostgreSQLServer
 
@@ -54,10 +55,10 @@ def _connect_to_daemon() -> socket.socket:
 @contextlib.contextmanager
 def postgresql() -> Iterator[PostgreSQLServer]:
     """Run PostgreSQL in a container."""
-    containers = importlib.import_module("testcontainers.postgres")
 
     settings = {**SETTINGS, **INSIDE_A_CONTAINER}
     flags = " ".join(f"-c {name}={value}" for name, value in settings.items() if " " not in value)
+    containers = _containers("postgres")
     container = containers.PostgresContainer(f"postgres:{POSTGRESQL_VERSION}", driver=None)
     with container.with_command(f"postgres {flags}") as running:
         yield PostgreSQLServer(running.get_connection_url())
@@ -66,10 +67,16 @@ def postgresql() -> Iterator[PostgreSQLServer]:
 @contextlib.contextmanager
 def kafka() -> Iterator[KafkaServer]:
     """Run Kafka in a container."""
-    containers = importlib.import_module("testcontainers.kafka")
-
-    container = containers.KafkaContainer().with_kraft()
-    for name in ("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS"):
-        container = container.with_env(name, "false" if "AUTO" in name else "0")
+    container = _containers("kafka").KafkaContainer().with_kraft()
+    for name, value in KAFKA_SETTINGS.items():
+        container = container.with_env(f"KAFKA_{name.replace('.', '_').upper()}", value)
     with container as running:
         yield KafkaServer(running.get_bootstrap_server())
+
+
+def _containers(name: str) -> Any:
+    # Newer versions moved the modules and warn about the old place, which is an error here.
+    try:
+        return importlib.import_module(f"testcontainers.community.{name}")
+    except ModuleNotFoundError:
+        return importlib.import_module(f"testcontainers.{name}")
