@@ -55,7 +55,6 @@ def _connect_to_daemon() -> socket.socket:
 @contextlib.contextmanager
 def postgresql() -> Iterator[PostgreSQLServer]:
     """Run PostgreSQL in a container."""
-
     settings = {**SETTINGS, **INSIDE_A_CONTAINER}
     flags = " ".join(f"-c {name}={value}" for name, value in settings.items() if " " not in value)
     containers = _containers("postgres")
