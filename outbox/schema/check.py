@@ -60,9 +60,7 @@ def check(
         return _check_sqlite(url.path, names, wanted)
     with postgresql.transaction(url, password_callback=password_callback) as connection:
         schema = postgresql.place(connection, names)
-        found = [f for part in wanted for f in _check(connection, schema, names, part)]
-        postgresql.run(connection, "rollback")
-    return found
+        return [f for part in wanted for f in _check(connection, schema, names, part)]
 
 
 def _check(
@@ -118,12 +116,13 @@ def _without_partitions(problems: list[str]) -> list[str]:
 
 def _expected(connection: psycopg.Connection, names: Names, component: Component) -> Description:
     temporary = Names("pg_temp", names.prefix)
-    for step in steps("postgresql", component):
-        postgresql.run(connection, step.sql(temporary))
-    (schema,) = postgresql.one(
-        connection, "select nspname from pg_namespace where oid = pg_my_temp_schema()"
-    )
-    return describe(connection, schema, temporary, component)
+    with connection.transaction(force_rollback=True):
+        for step in steps("postgresql", component):
+            postgresql.run(connection, step.sql(temporary))
+        (schema,) = postgresql.one(
+            connection, "select nspname from pg_namespace where oid = pg_my_temp_schema()"
+        )
+        return describe(connection, schema, temporary, component)
 
 
 def describe(
