@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any, Protocol
@@ -113,6 +114,24 @@ _ADVICE: tuple[tuple[type | tuple[type, ...], str], ...] = (
 )
 _OTHERWISE = "convert it to str, int, float, list or dict, or give the Outbox a serializer of yours"
 
-_encode = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=jsonable
-).encode
+
+def _make_encode() -> Callable[[Any], str]:
+    """Return what JSONEncoder.encode does, without making its C encoder anew for every payload.
+
+    That making costs more than a payload's encoding. Without the table of what is open it holds no
+    state, so threads may share it; a structure that contains itself ends in a RecursionError.
+    """
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    try:
+        chunks = make(
+            None, jsonable, json.encoder.encode_basestring, None, ":", ",", False, False, False
+        )
+        chunks({}, 0)
+    except TypeError:  # not CPython, or not one we know
+        return json.JSONEncoder(
+            ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=jsonable
+        ).encode
+    return lambda payload: "".join(chunks(payload, 0))
+
+
+_encode = _make_encode()

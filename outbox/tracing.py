@@ -7,7 +7,7 @@ are those of the messaging conventions 1.44, which are still in development.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from types import TracebackType
@@ -43,23 +43,37 @@ Attributes: TypeAlias = dict[str, str | int | bool]
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
-def create_span(message: Message, context: Context | None = None) -> Creation:
+def create_span(message: Message) -> Creation:
     """Start `create {topic}`, the span whose context the message carries, around its writing.
 
-    `context` is the caller's, where it is not the current one. Without an SDK no span is made and
-    the message carries the caller's own context, if there is one.
+    Without an SDK there is no span to start: see `tracing_is_on` and `current_headers`.
     """
-    return Creation(_start_create_span(message, context))
+    return Creation(_start_create_span(message, None))
 
 
-def create_spans(messages: Iterable[Message], context: Context) -> Creations:
-    """Start a span for each of several messages, none of them another's parent."""
-    return Creations([_start_create_span(message, context) for message in messages])
+def current_headers() -> tuple[str | None, str | None]:
+    """Return `traceparent` and `tracestate` of here and now, both None where nothing traces."""
+    return _to_header(trace.get_current_span().get_span_context())
 
 
-def _start_create_span(message: Message, context: Context | None) -> Span:
+def create_spans(messages: Sequence[Message], context: TraceContext) -> Creations:
+    """Start a span for each of several messages, none of them another's parent.
+
+    `context` is the caller's, as it was when it handed the messages over.
+    """
+    if tracing_is_on():
+        return Creations([_start_create_span(message, context) for message in messages])
+    return Creations([_current(context)] * len(messages))
+
+
+def _current(context: TraceContext | None) -> Span:
+    # Not recording, whatever it is: it is the caller's and not ours to end.
+    return NonRecordingSpan(trace.get_current_span(context).get_span_context())
+
+
+def _start_create_span(message: Message, context: TraceContext | None) -> Span:
     tombstone = message.payload is None
-    given = _attributes("create", message.topic, str(message.id), message.key, tombstone=tombstone)
+    given = _attributes("create", message.topic, message.id_text, message.key, tombstone=tombstone)
     if message.type is not None:
         given["outbox.message.type"] = message.type
     return _tracer().start_span(f"create {message.topic}", context, SpanKind.PRODUCER, given)
@@ -128,6 +142,11 @@ class Creations:
 
 def tracing_is_on() -> bool:
     """Return whether an SDK is installed; without one no span is ever recorded."""
+    _tracer()  # the first call loads the provider that the environment may name
+    # What get_tracer_provider() looks at, before it reads the environment, with every call, at the
+    # price of writing a tenth of a message. Should the name go away, ask it after all.
+    if getattr(trace, "_TRACER_PROVIDER", trace) is None:
+        return False
     return not isinstance(
         trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider
     )

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from outbox.autocommit import ACTIVE, commits_on_its_own, psycopg_commits, sqlite_commits
@@ -219,7 +220,8 @@ class _PsycopgTransaction:
         self._connection = connection
 
     def execute(self, statement: Statement, parameters: Parameters) -> int:
-        cursor = self._connection.execute(_psycopg_query(statement.postgresql), parameters)
+        query, values = _psycopg_query(statement.postgresql)
+        cursor = self._connection.execute(query, values(parameters))
         if cursor.rowcount < 0:  # in a pipeline the answer comes later, and with it any error
             with self._connection.pipeline():
                 pass
@@ -227,7 +229,8 @@ class _PsycopgTransaction:
 
     def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
         with self._connection.cursor() as cursor:
-            cursor.executemany(_psycopg_query(statement.postgresql), rows)
+            query, values = _psycopg_query(statement.postgresql)
+            cursor.executemany(query, map(values, rows))
 
 
 class _SqliteTransaction:
@@ -301,7 +304,8 @@ class _AsyncPsycopgTransaction:
         self._connection = connection
 
     async def execute(self, statement: Statement, parameters: Parameters) -> int:
-        cursor = await self._connection.execute(_psycopg_query(statement.postgresql), parameters)
+        query, values = _psycopg_query(statement.postgresql)
+        cursor = await self._connection.execute(query, values(parameters))
         if cursor.rowcount < 0:
             async with self._connection.pipeline():
                 pass
@@ -309,7 +313,8 @@ class _AsyncPsycopgTransaction:
 
     async def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
         async with self._connection.cursor() as cursor:
-            await cursor.executemany(_psycopg_query(statement.postgresql), rows)
+            query, values = _psycopg_query(statement.postgresql)
+            await cursor.executemany(query, map(values, rows))
 
 
 def _supported(dialect: str) -> Dialect:
@@ -329,8 +334,16 @@ def _text_clause(sql: str) -> TextClause:
 
 
 @lru_cache(maxsize=1024)
-def _psycopg_query(sql: str) -> bytes:
-    return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%")).encode()
+def _psycopg_query(sql: str) -> tuple[bytes, Callable[[Parameters], tuple[object, ...]]]:
+    """Return the query with positional marks, and what picks the values for them, in order.
+
+    psycopg would do so for named ones, too, but with every call.
+    """
+    names = _PARAMETER.findall(sql)
+    query = _PARAMETER.sub("%s", sql.replace("%", "%%")).encode()
+    if len(names) > 1:
+        return query, itemgetter(*names)
+    return query, lambda parameters: tuple(parameters[name] for name in names)
 
 
 # Not the second colon of `::type`.
