@@ -191,10 +191,15 @@ class _Statements:
                    and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
                  order by seq limit %(rows)s::bigint"""
         )
+        # Compared as rows, so that only the index on (xid, seq) fits: an equality on xid and an
+        # order by seq would let the planner walk the whole log by seq.
         self.late = self._bounded(
-            f"""select {_COLUMNS}, {_WEIGHT} as weight from {log}
-                 where xid = any(%(ids)s::text[]::xid8[]) and seq > %(after)s::bigint
-                   and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
+            f"""select m.* from unnest(%(ids)s::text[]::xid8[]) as late (id)
+                 cross join lateral (
+                    select {_COLUMNS}, {_WEIGHT} as weight from {log}
+                     where (xid, seq) > (late.id, %(after)s::bigint)
+                       and (xid, seq) <= (late.id, {2**63 - 1})
+                     order by xid, seq limit %(rows)s::bigint) as m
                  order by seq limit %(rows)s::bigint"""
         )
         self.save = f"""

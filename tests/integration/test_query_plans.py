@@ -1,0 +1,157 @@
+"""The hot reads use the index they are meant for, whatever the planner believes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from outbox.names import Names
+from outbox.store.postgresql.reader import _SETTINGS, _Statements
+from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
+from tests.conformance.store_kit import StoreKit
+
+pytestmark = pytest.mark.postgresql
+
+FILL = """
+    insert into outbox_message (topic, key, payload)
+    select 't', 'k' || g, convert_to(repeat('x', 200), 'UTF8') from generate_series(1, %s) as g"""
+
+
+@pytest.fixture
+def kit(postgresql_kit: StoreKit) -> StoreKit:  # noqa: F811
+    return postgresql_kit
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def explain(connection: Any, sql: str, parameters: dict[str, object]) -> dict[str, Any]:
+    """Run the query as the reader does and return its plan, with buffers and times."""
+    connection.execute(f"begin; {_SETTINGS}", prepare=False)
+    try:
+        (plan,) = connection.execute(
+            f"explain (analyze, buffers, format json) {sql}", parameters
+        ).fetchone()
+    finally:
+        connection.execute("rollback")
+    plan = json.loads(plan) if isinstance(plan, str) else plan
+    return plan[0]["Plan"]
+
+
+def explain_fresh(connection: Any, after: int, rows: int = 1000) -> dict[str, Any]:
+    (target,) = connection.execute("select pg_current_snapshot()::text").fetchone()
+    return explain(
+        connection,
+        _Statements(Names()).fresh,
+        {"after": after, "before": "3:3:", "target": target, "rows": rows, "bytes": 1 << 24},
+    )
+
+
+def explain_late(connection: Any, ids: list[str], after: int = 0) -> dict[str, Any]:
+    return explain(
+        connection,
+        _Statements(Names()).late,
+        {"ids": ids, "after": after, "rows": 1000, "bytes": 1 << 24},
+    )
+
+
+def assert_reads_by(plan: dict[str, Any], index: str, *, sorts: bool) -> None:
+    kinds = {node["Node Type"] for node in nodes(plan)}
+    scanned = {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
+    assert not kinds & {"Seq Scan", "Bitmap Heap Scan"}, kinds
+    if not sorts:
+        assert not kinds & {"Sort", "Incremental Sort"}, kinds
+    assert scanned, kinds
+    assert all(name.endswith(index) for name in scanned), scanned
+
+
+def read_rows(plan: dict[str, Any]) -> int:
+    """Return how many rows were looked at in tables, those filtered out included."""
+    return sum(
+        int((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"])
+        for node in nodes(plan)
+        if "Relation Name" in node
+    )
+
+
+def test_fresh_with_statistics_of_an_empty_log(kit: StoreKit) -> None:
+    connection = kit.writer()
+    connection.execute("analyze outbox_message")
+    connection.execute("alter table outbox_message_0 set (autovacuum_enabled = off)")
+    connection.execute(FILL, (50_000,))
+
+    plan = explain_fresh(connection, after=40_000)
+
+    assert_reads_by(plan, "_pkey", sorts=False)
+    assert read_rows(plan) <= 1_100
+
+
+def test_fresh_with_a_backlog_far_beyond_the_statistics(kit: StoreKit) -> None:
+    connection = kit.writer()
+    connection.execute(FILL, (500,))
+    connection.execute("analyze outbox_message")
+    connection.execute(FILL, (100_000,))
+
+    plan = explain_fresh(connection, after=500)
+
+    assert_reads_by(plan, "_pkey", sorts=False)
+    assert read_rows(plan) <= 1_100
+
+
+def test_fresh_with_a_plan_prepared_on_an_empty_log(kit: StoreKit) -> None:
+    """psycopg prepares a statement it has seen five times; the reader's connections do not, and
+    where a pooler or a setting makes them, a custom plan is forced."""
+    connection = kit.writer()
+    connection.prepare_threshold = 0
+    for _ in range(8):
+        explain_fresh(connection, after=0)
+    connection.execute(FILL, (50_000,))
+
+    plan = explain_fresh(connection, after=40_000)
+
+    assert_reads_by(plan, "_pkey", sorts=False)
+    assert read_rows(plan) <= 1_100
+
+
+def test_fresh_when_most_of_the_log_is_delivered(kit: StoreKit) -> None:
+    connection = kit.writer()
+    connection.execute(FILL, (50_000,))
+    connection.execute("vacuum analyze outbox_message")
+
+    plan = explain_fresh(connection, after=50_000)
+
+    assert_reads_by(plan, "_pkey", sorts=False)
+    assert read_rows(plan) <= 10
+
+
+def test_late_with_a_thousand_ids(kit: StoreKit) -> None:
+    connection = kit.writer()
+    connection.execute("analyze outbox_message")
+    connection.execute(FILL, (50_000,))
+    (base,) = connection.execute("select max(xid::text::bigint) from outbox_message").fetchone()
+    ids = [str(base + 1 + number) for number in range(1_000)]
+
+    plan = explain_late(connection, ids)
+
+    assert_reads_by(plan, "xid_seq_idx", sorts=True)
+    assert read_rows(plan) <= 10
+
+
+def test_late_within_one_large_transaction(kit: StoreKit) -> None:
+    """A late transaction of many messages is read page by page, not as a whole for each page."""
+    connection = kit.writer()
+    connection.execute(FILL, (50_000,))
+    (xid, middle) = connection.execute(
+        "select xid::text, max(seq) - 5000 from outbox_message group by xid"
+    ).fetchone()
+
+    plan = explain_late(connection, [xid], after=middle)
+
+    assert_reads_by(plan, "xid_seq_idx", sorts=True)
+    assert read_rows(plan) <= 5_100
