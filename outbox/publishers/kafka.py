@@ -47,6 +47,8 @@ DEFAULTS: Mapping[str, object] = {
     # Above what `Outbox` admits by default (1,000,000 bytes) by the headers that we add.
     "message.max.bytes": 1_040_000,
     "client.id": "outbox-relay",
+    # Only what is critical: the relay itself says, once, that a broker is away.
+    "log_level": 2,
 }
 
 _CHECK_EVERY = 256

@@ -65,16 +65,18 @@ class Relay:
         self._heartbeat_at = float("-inf")
         self._state = ""
         self._trouble: str | None = None
-        self._had_success = False
+        self._progress_at = clock()
 
     # One pass, for tests, cron jobs and embedding
 
     def run_once(self) -> Pass:
         """Send what is committed now and wait until it is acknowledged and saved.
 
-        Keeps the lane until `close`. Raises DatabaseUnavailable, BrokerUnavailable, MessageRefused
-        or ConfigurationError; calling again begins anew.
+        Keeps the lane until `close`. Raises DatabaseUnavailable, BrokerUnavailable (also when no
+        acknowledgement came for `connect_timeout_s`), MessageRefused or ConfigurationError; calling
+        again begins anew.
         """
+        self._progress_at = self._clock()
         try:
             if self._term is None and not self._begin_term():
                 return Pass(held_by_another=True)
@@ -89,6 +91,8 @@ class Relay:
         read = delivered = 0
         while True:
             step = term.step(0.05)
+            self._note(term, step)
+            self._give_up_if_stalled(term)
             read += step.read
             delivered += step.delivered
             if not step.read and not term.in_flight:
@@ -121,26 +125,23 @@ class Relay:
         """
         goal = _Goal(self._store, self._settings, self._clock) if drain else None
         attempt = 0
-        since: float | None = None
+        self._progress_at = self._clock()
         try:
             while not stop.is_set():
                 try:
                     return self._serve(stop, goal)
                 except LeaseLost:
                     self._say_lost()
-                    attempt = 0
                 except (DatabaseUnavailable, BrokerUnavailable) as error:
-                    if self._had_success:
-                        attempt, since = 0, None
-                    since = self._clock() if since is None else since
-                    self._wait_out(error, attempt, since, stop, drain=drain)
-                    attempt += 1
+                    if drain and self._stalled:
+                        raise
+                    attempt = attempt + 1 if self._trouble is not None else 0
+                    self._wait_out(error, attempt, stop)
         finally:
             self.close()
 
     def _serve(self, stop: threading.Event, goal: _Goal | None) -> None:
         """Wait for the lane, then hold it until told to stop, or the goal is reached."""
-        self._had_success = False
         try:
             while not self._begin_term(goal):
                 if goal is not None and goal.reached():
@@ -158,8 +159,10 @@ class Relay:
         while not stop.is_set():
             step = term.step(wait_s)
             self._note(term, step)
-            if goal is not None and goal.reached(at_once=step.idle and not term.unsaved):
-                return
+            if goal is not None:
+                if goal.reached(at_once=step.idle and not term.unsaved):
+                    return
+                self._give_up_if_stalled(term)
             if not step.idle:
                 wait_s = _FIRST_WAIT_S
                 continue
@@ -185,13 +188,14 @@ class Relay:
         if lease is None:
             return False
         self._term = self._new_term(lease, asked_at)
-        logger.info(
-            "relay %s holds the lane, epoch %d, from batch %d",
-            lease.relay,
-            lease.epoch,
-            lease.position.batch,
-            extra={"event": "relay.lane_taken"},
-        )
+        if self._trouble is None:
+            logger.info(
+                "relay %s holds the lane, epoch %d, from batch %d",
+                lease.relay,
+                lease.epoch,
+                lease.position.batch,
+                extra={"event": "relay.lane_taken"},
+            )
         self._show("relaying")
         return True
 
@@ -217,8 +221,8 @@ class Relay:
     # What is said, once per change
 
     def _note(self, term: Term, step: Step) -> None:
-        if step.delivered:
-            self._had_success = True
+        if step.delivered or not term.in_flight:
+            self._progress_at = self._clock()
             self._say_well()
         elif term.in_flight and term.trouble is not None and step.idle:
             self._say_trouble(f"Kafka does not answer: {term.trouble}")
@@ -256,22 +260,26 @@ class Relay:
             logger.info("going on", extra={"event": "relay.going_on"})
             self._trouble = None
 
+    @property
+    def _stalled(self) -> bool:
+        return self._clock() - self._progress_at > self._settings.connect_timeout_s
+
+    def _give_up_if_stalled(self, term: Term) -> None:
+        if self._stalled:
+            reason = term.trouble or "no acknowledgement came"
+            raise BrokerUnavailable(
+                f"Kafka has not answered for {self._settings.connect_timeout_s:g} s: {reason}. "
+                "Nothing is lost; run it again"
+            )
+
     def _wait_out(
-        self,
-        error: DatabaseUnavailable | BrokerUnavailable,
-        attempt: int,
-        since: float,
-        stop: threading.Event,
-        *,
-        drain: bool,
+        self, error: DatabaseUnavailable | BrokerUnavailable, attempt: int, stop: threading.Event
     ) -> None:
         if isinstance(error, DatabaseUnavailable):
             # A database that crashed may use its transaction ids again: keep nothing.
             self._store.close()
         self._state = ""
         self._say_trouble(str(error))
-        if drain and self._clock() - since > self._settings.connect_timeout_s:
-            raise error
         stop.wait(self._backoff.delay_s(attempt, self._random))
 
 
