@@ -12,6 +12,7 @@ from outbox.inbox.pending import Pending, backoff
 from outbox.inbox.received import from_kafka
 from outbox.inbox.settings import checked_topics, consumer_settings
 from outbox.inbox.subscription import Subscription
+from outbox.tracing import process_span
 
 if TYPE_CHECKING:
     import threading
@@ -65,10 +66,10 @@ class InboxConsumer(Generic[T]):
         self._delays = (retry_delay, max_retry_delay)
         self._handling = Handling(inbox, transaction_factory)
         self._pending = Pending()
+        settings = consumer_settings(kafka, group=inbox.consumer)
+        self._group = str(settings["group.id"])
         self._subscription = Subscription(
-            consumer_settings(kafka, group=inbox.consumer),
-            checked_topics(topics),
-            on_gone=self._pending.drop,
+            settings, checked_topics(topics), on_gone=self._pending.drop
         )
 
     def __enter__(self) -> Self:
@@ -138,7 +139,7 @@ class InboxConsumer(Generic[T]):
     def _turn_to(self, waiting: Waiting, handler: Handler[T]) -> Outcome:
         message = from_kafka(waiting.message, id_from=self._id_from)
         try:
-            outcome = self._handling.handle(handler, message)
+            outcome = self._handle(handler, message)
         except (NotInTransaction, ConfigurationError):
             raise  # no retry would heal these
         except Exception as error:  # noqa: BLE001 - whatever it is, the message must not be lost
@@ -146,6 +147,22 @@ class InboxConsumer(Generic[T]):
             return Outcome.FAILED
         self._pending.done(waiting)
         self._subscription.processed(waiting.partition, message.offset)
+        return outcome
+
+    def _handle(self, handler: Handler[T], message: ReceivedMessage) -> Outcome:
+        with process_span(
+            message.topic,
+            message.id,
+            None if message.key is None else message.key.decode(errors="replace"),
+            message.traceparent,
+            message.tracestate,
+            partition=message.partition,
+            offset=message.offset,
+            consumer=self._group,
+            tombstone=message.payload is None,
+        ) as span:
+            outcome = self._handling.handle(handler, message)
+            span.set_attribute("outbox.outcome", outcome.value)
         return outcome
 
     def _postpone(self, waiting: Waiting, message: ReceivedMessage, error: Exception) -> None:
@@ -156,7 +173,7 @@ class InboxConsumer(Generic[T]):
         _log.log(
             logging.ERROR if first else logging.WARNING,
             "message %s (topic %s, partition %d, offset %d) failed with %s, attempt %d; "
-            "its partition waits %.1f s for the next one",
+            "its partition waits %.3g s for the next one",
             *(message.id, message.topic, message.partition, message.offset),
             *(type(error).__name__, waiting.failures, delay),
             exc_info=error if first else None,

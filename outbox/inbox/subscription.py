@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,6 +20,9 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two commits of offsets under load. A crash repeats no effect, only this work.
 COMMIT_INTERVAL: Final = 1.0
+
+#: Seconds that `close` waits for a broker that is away.
+PARTING: Final = 5.0
 
 
 class Subscription:
@@ -46,6 +50,7 @@ class Subscription:
         self._next: dict[Partition, int] = {}
         self._uncommitted: set[Partition] = set()
         self._commit_at = 0.0
+        self._commits_under_way = 0
         self._commit_failed = False
 
     def poll(self, timeout: float) -> tuple[Partition, KafkaMessage] | None:
@@ -65,14 +70,13 @@ class Subscription:
         """Note that the database has committed what the message at this offset caused."""
         self._next[partition] = offset + 1
         self._uncommitted.add(partition)
-        if time.monotonic() >= self._commit_at:
+        if not self._commits_under_way and time.monotonic() >= self._commit_at:
             self._commit()
 
     def hold(self, partitions: set[Partition]) -> None:
         """Pause exactly these partitions."""
         if partitions == self._paused:
             return
-        # Nothing is paused twice: librdkafka would take the second pause for the position.
         self._consumer.pause(self._positions(partitions - self._paused))
         self._consumer.resume(self._positions(self._paused - partitions))
         self._paused = set(partitions)
@@ -82,9 +86,17 @@ class Subscription:
         if self._closed:
             return
         self._closed = True
-        self._commit_now(set(self._next))
+        deadline = time.monotonic() + PARTING
+        self._commit_and_wait(deadline)
         self._next.clear()  # closing revokes the partitions, which would commit once more
-        self._consumer.close()
+        # In a thread: with a commit under way and no broker it takes as long as a session lasts.
+        leaving = threading.Thread(target=self._consumer.close, name="outbox-leave", daemon=True)
+        leaving.start()
+        leaving.join(max(1.0, deadline - time.monotonic()))
+        if leaving.is_alive():
+            _log.warning(
+                "left without the broker's answer; Kafka will notice by session.timeout.ms"
+            )
 
     def _client(self, settings: dict[str, object]) -> Any:  # an untyped C extension
         # Not confluent_kafka.Consumer: OpenTelemetry's instrumentor may have replaced it by one
@@ -128,7 +140,8 @@ class Subscription:
         self._on_gone(gone)
 
     def _commit_when_idle(self) -> None:
-        if self._uncommitted and (not self._commit_failed or time.monotonic() >= self._commit_at):
+        soon = not self._commit_failed or time.monotonic() >= self._commit_at
+        if soon and self._uncommitted and not self._commits_under_way:
             self._commit()
 
     def _commit(self) -> None:
@@ -136,6 +149,15 @@ class Subscription:
         self._uncommitted = set()
         self._commit_at = time.monotonic() + COMMIT_INTERVAL
         self._consumer.commit(offsets=offsets, asynchronous=True)
+        self._commits_under_way += 1
+
+    def _commit_and_wait(self, deadline: float) -> None:
+        # Not synchronous: that would wait for a broker that is away without end in sight.
+        if self._uncommitted:
+            self._commit()
+        while self._commits_under_way and time.monotonic() < deadline:
+            # What comes in now is not taken: the next consumer of the partition gets it.
+            self._consumer.poll(0.05)
 
     def _commit_now(self, partitions: set[Partition]) -> None:
         # All of them, also those whose commit is under way and may still fail.
@@ -153,6 +175,7 @@ class Subscription:
 
     def _committed(self, error: object | None, positions: Iterable[Any]) -> None:
         failed = {(each.topic, each.partition) for each in positions if error or each.error}
+        self._commits_under_way = max(0, self._commits_under_way - 1)
         self._commit_failed = bool(failed)
         if failed:
             _not_committed(error)

@@ -1,0 +1,94 @@
+"""What goes wrong in the user's own part of the loop loses no message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Connection
+
+from outbox.errors import ConfigurationError
+from outbox.inbox import ReceivedMessage
+from tests.integration.inbox_world import IDLE, World, affect, ids, make_world
+
+pytestmark = [pytest.mark.kafka, pytest.mark.postgresql]
+world = pytest.fixture(make_world)
+
+
+def test_a_factory_that_never_commits_is_found_out_with_the_first_message(world: World) -> None:
+    # Given a factory whose context manager rolls back
+    world.send(ids(2), partition=0)
+    # When it runs
+    with (
+        world.consume(transaction_factory=world.engine.connect) as consumer,
+        pytest.raises(ConfigurationError, match=r"does not commit.*engine\.begin"),
+    ):
+        consumer.run(affect, until_idle=IDLE)
+
+    # Then nothing was lost
+    assert world.offsets[0] == -1001
+    with world.consume() as consumer:
+        consumer.run(affect, until_idle=IDLE)
+    assert world.effects() == ids(2)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_handler_that_ends_the_transaction_does_not_lose_the_message(
+    world: World, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a handler that ends its transaction once
+    world.send(["m-0"], partition=0)
+    ends = [end]
+
+    def handler(transaction: Connection, message: ReceivedMessage) -> None:
+        affect(transaction, message)
+        if ends:
+            getattr(transaction, ends.pop())()
+
+    # When it runs
+    with world.consume() as consumer:
+        consumer.run(handler, until_idle=IDLE)
+
+    # Then the effect is there once, and the log says what the handler must not do
+    assert world.effects() == ["m-0"]
+    assert "the handler ended the transaction" in caplog.text
+
+
+def test_an_exception_that_the_factory_keeps_to_itself_does_not_lose_the_message(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a factory that rolls back and swallows the exception
+    world.send(["m-0"], partition=0)
+    failures = [ValueError]
+
+    @contextmanager
+    def factory() -> Iterator[Connection]:
+        with world.engine.connect() as connection:
+            try:
+                yield connection
+                connection.commit()
+            except ValueError:
+                connection.rollback()
+
+    def handler(transaction: Connection, message: ReceivedMessage) -> None:
+        affect(transaction, message)
+        if failures:
+            raise failures.pop()
+
+    # When it runs
+    with world.consume(transaction_factory=factory) as consumer:
+        consumer.run(handler, until_idle=IDLE)
+
+    # Then the effect is there once
+    assert world.effects() == ["m-0"]
+    assert "kept the exception to itself" in caplog.text
+
+
+def test_a_handler_that_returns_a_coroutine_is_refused_and_loses_nothing(world: World) -> None:
+    async def later() -> None: ...
+
+    world.send(["m-0"], partition=0)
+    with world.consume() as consumer, pytest.raises(ConfigurationError, match="coroutine"):
+        consumer.run(lambda transaction, message: later(), until_idle=IDLE)  # type: ignore[arg-type, return-value] # which is the point
+    assert world.offsets[0] == -1001
