@@ -218,19 +218,27 @@ class _PsycopgTransaction:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
+        factory: type = connection.cursor_factory
+        self._raw = _is_raw(factory)
 
     def execute(self, statement: Statement, parameters: Parameters) -> int:
         query, values = _psycopg_query(statement.postgresql)
-        cursor = self._connection.execute(query, values(parameters))
+        runner = self._cursor() if self._raw else self._connection
+        cursor = runner.execute(query, values(parameters))
         if cursor.rowcount < 0:  # in a pipeline the answer comes later, and with it any error
             with self._connection.pipeline():
                 pass
         return cursor.rowcount
 
     def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
-        with self._connection.cursor() as cursor:
-            query, values = _psycopg_query(statement.postgresql)
+        query, values = _psycopg_query(statement.postgresql)
+        with self._cursor() as cursor:
             cursor.executemany(query, map(values, rows))
+
+    def _cursor(self) -> psycopg.Cursor[Any]:
+        import psycopg
+
+        return psycopg.Cursor(self._connection) if self._raw else self._connection.cursor()
 
 
 class _SqliteTransaction:
@@ -302,19 +310,33 @@ class _AsyncPsycopgTransaction:
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
+        factory: type = connection.cursor_factory
+        self._raw = _is_raw(factory)
 
     async def execute(self, statement: Statement, parameters: Parameters) -> int:
         query, values = _psycopg_query(statement.postgresql)
-        cursor = await self._connection.execute(query, values(parameters))
+        runner = self._cursor() if self._raw else self._connection
+        cursor = await runner.execute(query, values(parameters))
         if cursor.rowcount < 0:
             async with self._connection.pipeline():
                 pass
         return cursor.rowcount
 
     async def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
-        async with self._connection.cursor() as cursor:
-            query, values = _psycopg_query(statement.postgresql)
+        query, values = _psycopg_query(statement.postgresql)
+        async with self._cursor() as cursor:
             await cursor.executemany(query, map(values, rows))
+
+    def _cursor(self) -> psycopg.AsyncCursor[Any]:
+        import psycopg
+
+        return psycopg.AsyncCursor(self._connection) if self._raw else self._connection.cursor()
+
+
+@lru_cache
+def _is_raw(cursor_factory: type) -> bool:
+    # Raw cursors want $1 for %s. psycopg has had them since 3.2.
+    return any(base.__name__ == "RawCursorMixin" for base in cursor_factory.__mro__)
 
 
 def _supported(dialect: str) -> Dialect:
