@@ -22,8 +22,8 @@ def bind_arguments_for(
     """
     if given is not None:
         return dict(given)
-    # The one place that knows what `binds=` was; there is no public way to ask.
-    binds = getattr(session, "_Session__binds", None)
+    # Public since SQLAlchemy 2.1.
+    binds = getattr(session, "binds", None) or getattr(session, "_Session__binds", None)
     if binds:
         return _the_only_bind(session, binds)
     cls: type = session.__class__
