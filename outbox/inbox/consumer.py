@@ -97,9 +97,10 @@ class InboxConsumer(Generic[T]):
         """Handle messages until `stop` is set, or until none came for `until_idle` seconds.
 
         Idle time counts from when Kafka has assigned partitions, and not while a message waits to
-        be tried again. A handler that raises is called again with the same message; until then
-        its partition waits, and the others go on. It must return within `max.poll.interval.ms`
-        (5 minutes by default), else Kafka gives its partitions to another consumer.
+        be tried again. A handler that raises is called again with the same message. Until then
+        its partition waits; the others go on, except during a first wait of at most half a second.
+        A handler must return within `max.poll.interval.ms` (5 minutes by default), else Kafka
+        gives its partitions to another consumer.
 
         Raises what needs a person: MissingMessageId, NotInTransaction, ConfigurationError,
         BrokerUnavailable (an error that Kafka's client calls fatal). The message at hand is then
@@ -125,10 +126,12 @@ class InboxConsumer(Generic[T]):
         try:
             return None if waiting is None else self._turn_to(waiting, handler)
         finally:
-            self._subscription.hold(self._pending.partitions)
+            self._subscription.hold(self._pending.waiting_partitions)
 
     def _next(self, timeout: float) -> Waiting | None:
-        # Polled before every attempt, due or not: a consumer that does not poll is expelled.
+        if at_hand := self._pending.at_hand():
+            return _when_due(at_hand, timeout)
+        # Polled also when one is due: a consumer that does not poll is expelled.
         patience = self._pending.patience(time.monotonic(), timeout)
         fresh = self._subscription.poll(patience)
         now = time.monotonic()
@@ -137,6 +140,7 @@ class InboxConsumer(Generic[T]):
         return self._pending.due(now)
 
     def _turn_to(self, waiting: Waiting, handler: Handler[T]) -> Outcome:
+        waiting.at_hand = False
         message = from_kafka(waiting.message, id_from=self._id_from)
         try:
             outcome = self._handle(handler, message)
@@ -166,9 +170,8 @@ class InboxConsumer(Generic[T]):
         return outcome
 
     def _postpone(self, waiting: Waiting, message: ReceivedMessage, error: Exception) -> None:
-        waiting.failures += 1
-        delay = backoff(waiting.failures, *self._delays)
-        waiting.due = time.monotonic() + delay
+        delay = backoff(waiting.failures + 1, *self._delays)
+        waiting.postpone(time.monotonic(), delay)
         first = waiting.failures == 1
         _log.log(
             logging.ERROR if first else logging.WARNING,
@@ -178,6 +181,12 @@ class InboxConsumer(Generic[T]):
             *(type(error).__name__, waiting.failures, delay),
             exc_info=error if first else None,
         )
+
+
+def _when_due(waiting: Waiting, timeout: float) -> Waiting | None:
+    wait = waiting.due - time.monotonic()
+    time.sleep(max(0.0, min(wait, timeout)))
+    return waiting if wait <= timeout else None
 
 
 def _check_delays(retry_delay: float, max_retry_delay: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,23 +14,38 @@ if TYPE_CHECKING:
 
 Partition = tuple[str, int]
 
+#: The longest wait, in seconds, that does not let the other partitions go on meanwhile.
+BRIEF: Final = 0.5
+
 
 @dataclass(slots=True)
 class Waiting:
-    """A message and when it is its turn, on the monotonic clock."""
+    """A message and when it is its turn, on the monotonic clock.
+
+    `at_hand`: its turn comes before Kafka is asked for more, and its partition is not paused.
+    """
 
     partition: Partition
     message: KafkaMessage
     due: float
+    at_hand: bool = True
     failures: int = 0
+
+    def postpone(self, now: float, delay: float) -> None:
+        """Note a failure; the next attempt is due after `delay` seconds."""
+        self.failures += 1
+        self.due = now + delay
+        # A deadlock or the like is over with the next attempt. Pausing costs more than this wait:
+        # the client throws away what it has fetched and needs half a second to fetch it again.
+        self.at_hand = self.failures == 1 and delay <= BRIEF
 
 
 class Pending:
     """Whose turn it is: the messages at hand, in the order of each partition.
 
     A message leaves only when it was processed, or when its partition went to another consumer.
-    Normally there is one at most. After a failure there is one for each partition that waits: such
-    a partition is paused, and the others go on.
+    Normally there is one at most. After failures there is one for each partition that waits for
+    its next attempt: such a partition is paused, and the others go on.
     """
 
     def __init__(self) -> None:
@@ -40,14 +55,19 @@ class Pending:
         return bool(self._queues)
 
     @property
-    def partitions(self) -> set[Partition]:
+    def waiting_partitions(self) -> set[Partition]:
         """The partitions that must not deliver more for now."""
-        return set(self._queues)
+        return {partition for partition, queue in self._queues.items() if not queue[0].at_hand}
 
     def add(self, partition: Partition, message: KafkaMessage, now: float) -> None:
         """Take in a message that Kafka delivered."""
         # Should a paused partition deliver all the same, its messages queue up in their order.
         self._queues.setdefault(partition, deque()).append(Waiting(partition, message, now))
+
+    def at_hand(self) -> Waiting | None:
+        """Return a message that comes before Kafka is asked for more."""
+        heads = (queue[0] for queue in self._queues.values())
+        return next((waiting for waiting in heads if waiting.at_hand), None)
 
     def due(self, now: float) -> Waiting | None:
         """Return the message that has been due for longest, if any is."""

@@ -68,12 +68,49 @@ def test_kafka_is_waited_for_until_the_next_message_is_due() -> None:
     assert pending.patience(now=9.0, timeout=1.0) == 0.0
 
 
+def test_a_message_that_lost_its_turn_comes_before_kafka_is_asked_for_more() -> None:
+    # Given a message that was tried, one behind it, and one of another partition that was not
+    pending = Pending()
+    pending.add(FIRST, message("a"), now=0.0)
+    tried = pending.due(now=0.0)
+    assert tried is not None
+    tried.at_hand = False
+    pending.add(FIRST, message("b"), now=0.0)
+    pending.add(SECOND, message("c"), now=0.0)
+
+    # Then the first partition waits, and the other one's message is next
+    assert pending.waiting_partitions == {FIRST}
+    following = pending.at_hand()
+    assert following is not None
+    assert following.partition == SECOND
+
+
+@pytest.mark.parametrize(
+    ("delays", "at_hand"), [([0.1], True), ([0.5], True), ([0.6], False), ([0.1, 0.1], False)]
+)
+def test_only_the_first_short_wait_of_a_message_is_spent_without_pausing(
+    delays: list[float], at_hand: bool
+) -> None:
+    pending = Pending()
+    pending.add(FIRST, message("a"), now=0.0)
+    failed = pending.due(now=0.0)
+    assert failed is not None
+    for delay in delays:
+        failed.postpone(now=1.0, delay=delay)
+    assert failed.due == 1.0 + delays[-1]
+    assert failed.failures == len(delays)
+    assert pending.waiting_partitions == (set() if at_hand else {FIRST})
+    assert pending.at_hand() is (failed if at_hand else None)
+
+
 def test_messages_of_partitions_that_are_gone_are_forgotten() -> None:
     pending = Pending()
     pending.add(FIRST, message("a"), now=0.0)
     pending.add(SECOND, message("b"), now=0.0)
     pending.drop({FIRST, ("orders", 7)})
-    assert pending.partitions == {SECOND}
+    left = pending.at_hand()
+    assert left is not None
+    assert left.partition == SECOND
 
 
 @pytest.mark.parametrize(
