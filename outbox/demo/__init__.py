@@ -1,0 +1,1 @@
+"""A shop, a relay that is killed, and a billing service: what `outbox-relay demo` shows."""
