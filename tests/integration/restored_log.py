@@ -13,7 +13,7 @@ from outbox.store.base import Position, Record
 from outbox.store.opening import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.servers.postgresql import PrivatePostgreSQL
 
@@ -57,29 +57,34 @@ class Log:
 
     def deliver(self, limit: int = 1_000_000, *, relay: str = "default") -> list[str]:
         """Take up to `limit` messages, as a relay does, save the position, and return them."""
+        with self.relaying(relay) as take:
+            return take(limit)
+
+    @contextmanager
+    def relaying(self, relay: str = "default") -> Iterator[Callable[[int], list[str]]]:
+        """Hold the lane and yield a function that takes up to so many messages."""
         store = open_store(DatabaseUrl.parse(self.url), Names())
         store.connect()
-        try:
-            return self._deliver(store, limit, relay)
-        finally:
-            store.close()
+        with closing(store):
+            lease = store.acquire(relay, "default", "test", 10.0)
+            assert lease is not None
+            reader: Any = store.reader(lease)
+            position: Position = lease.position
 
-    def _deliver(self, store: Any, limit: int, relay: str) -> list[str]:
-        lease = store.acquire(relay, "default", "test", 10.0)
-        assert lease is not None
-        reader = store.reader(lease)
-        position: Position = lease.position
-        taken: list[str] = []
-        while len(taken) < limit:
-            page = reader.read(min(7, limit - len(taken)), 1_000_000)
-            if page is None:
-                break
-            taken += [(Record(*record).payload or b"").decode() for record in page.records]
-            position = page.end
-            store.save(lease, position, 10.0)
-        store.release(lease, position)
-        self.delivered += taken
-        return taken
+            def take(limit: int) -> list[str]:
+                nonlocal position
+                taken: list[str] = []
+                while len(taken) < limit and (
+                    page := reader.read(min(7, limit - len(taken)), 10**6)
+                ):
+                    taken += [(Record(*record).payload or b"").decode() for record in page.records]
+                    position = page.end
+                    store.save(lease, position, 10.0)
+                self.delivered += taken
+                return taken
+
+            yield take
+            store.release(lease, position)
 
     def burn_ids(self, count: int) -> None:
         """Use up transaction ids."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -102,6 +102,47 @@ def test_writers_during_the_restore_lose_nothing(
     assert new.value("select count(distinct seq) from outbox_message") == 200
 
 
+@pytest.mark.parametrize("evidence", ["number", "id", "time"])
+def test_one_sign_of_a_new_message_is_enough(servers: Servers, evidence: str) -> None:
+    """A message written in a savepoint must not pass for a restored one that was delivered."""
+    # Given a log of which all is delivered and the oldest part is gone, and a cluster whose lower
+    # ids are visible in the restored snapshots
+    old, new = half_delivered(servers[0], slot=0), Log(servers[1], create=False)
+    old.deliver()
+    old.write("last", slot=0)
+    old.deliver()
+    with old.connection() as connection:
+        connection.execute("delete from outbox_message where seq <= 20")
+        if evidence != "time":
+            # The server's clock was wrong: all this happens later than the new message
+            connection.execute("update outbox_message set created_at = now() + interval '1 day'")
+            connection.execute("update outbox_cursor set moved_at = now() + interval '1 day'")
+    with new.connection() as slow:
+        slow.execute("begin")
+        if evidence != "id":
+            # An id from before the log was made, like that of a restored message may be
+            slow.execute("select pg_current_xact_id()")
+        new.restore(old.dump("--section=pre-data"))
+        # When it is written in a savepoint, with a number that restored messages have
+        if evidence != "number":
+            write_in_savepoint(new, slow)
+        new.restore(old.dump("--section=data"))
+        new.restore(old.dump("--section=post-data"))
+        # ... or with a number of its own
+        if evidence == "number":
+            write_in_savepoint(new, slow)
+    rebase(new.url)
+    # Then it is delivered
+    assert "new" in new.deliver()
+
+
+def write_in_savepoint(log: Log, slow: Any) -> None:
+    slow.execute("savepoint s")
+    log.insert(slow, "new", slot=1)
+    slow.execute("release savepoint s")
+    slow.execute("commit")
+
+
 def test_a_sequence_that_was_not_restored_makes_everything_doubtful(servers: Servers) -> None:
     # Given rows restored without the sequence, and writers that have used the numbers again
     old, new = half_delivered(servers[0], slot=0), Log(servers[1], create=False)
@@ -150,13 +191,14 @@ def test_a_transaction_that_runs_meanwhile_and_writes_afterwards_is_not_lost(
     with new.connection() as connection:
         connection.execute("begin")
         connection.execute("select pg_current_xact_id()")
-        # When the log is rebased and relayed, and only then the transaction writes and commits
+        # When the log is rebased, and it writes and commits while a relay goes on
         rebase(new.url)
-        new.deliver()
-        new.insert(connection, "slow")
-        connection.execute("commit")
-    # Then its message is delivered
-    assert new.deliver() == ["slow"]
+        with new.relaying() as take:
+            assert len(take(1000)) == 40
+            new.insert(connection, "slow")
+            connection.execute("commit")
+            # Then its message is delivered
+            assert take(1000) == ["slow"]
 
 
 def test_a_late_message_below_delivered_ones_is_found(servers: Servers) -> None:
