@@ -221,14 +221,7 @@ def process_span(
     created = _from_header(traceparent, tracestate)
     given = _attributes("process", topic, message_id, key, tombstone=tombstone)
     given |= _delivery(partition, offset, consumer)
-    ambient = trace.get_current_span().is_recording()
-    span = _tracer().start_span(
-        f"process {topic}",
-        None if ambient or created is None else _parent(created),
-        SpanKind.CONSUMER,
-        given,
-        [Link(created)] if created else None,
-    )
+    span = _start_process_span(topic, created, given)
     with trace.use_span(
         span, end_on_exit=True, record_exception=False, set_status_on_exception=False
     ):
@@ -237,6 +230,20 @@ def process_span(
         except BaseException as error:
             _set_error(span, type(error).__qualname__)
             raise
+
+
+def _start_process_span(topic: str, created: SpanContext | None, given: Attributes) -> Span:
+    if not tracing_is_on():
+        # Current all the same, so that what the handler adds in turn belongs to the same trace.
+        return NonRecordingSpan(created) if created else trace.get_current_span()
+    ambient = trace.get_current_span().is_recording()
+    return _tracer().start_span(
+        f"process {topic}",
+        None if ambient or created is None else _parent(created),
+        SpanKind.CONSUMER,
+        given,
+        [Link(created)] if created else None,
+    )
 
 
 def is_sampled(traceparent: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import outbox
 from outbox import errors
 
-HEAVY = ("sqlalchemy", "psycopg", "confluent_kafka", "click", "greenlet", "pydantic", "asyncio")
+HEAVY = ("sqlalchemy", "psycopg", "confluent_kafka", "click", "greenlet", "pydantic")
 
 
 def test_import_is_light() -> None:
