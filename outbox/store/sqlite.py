@@ -320,7 +320,7 @@ class SQLiteReader:
         with self._store._translated() as connection:  # noqa: SLF001 - one module, two classes
             for row in connection.execute(self._sql, (self._after, max_rows)):
                 weight += len(row[4] or b"") + len(row[7] or "") + 200
-                records.append(Record(*row, weight))
+                records.append(Record._make((*row, weight)))
                 if weight >= max_bytes:
                     break
         if not records:

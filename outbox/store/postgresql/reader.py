@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import cast
 
@@ -37,6 +38,11 @@ _SETTINGS = (
     "set local plan_cache_mode = force_custom_plan; "
     "set local enable_seqscan = off; set local enable_bitmapscan = off"
 )
+# The same as one statement, for where several in one are not possible.
+_SETTINGS_AS_QUERY = """
+    select set_config('plan_cache_mode', 'force_custom_plan', true),
+           set_config('enable_seqscan', 'off', true),
+           set_config('enable_bitmapscan', 'off', true)"""
 
 
 class PostgreSQLReader:
@@ -51,18 +57,26 @@ class PostgreSQLReader:
         self._saved = list(plans[1:])
         self._after = lease.position.seq
         self._done = False
+        self._asked: _Answer | None = None
         # Ids that ran at the current target, have ended since, and left no messages: no need to
         # ask for them again at every poll. True as long as this connection lives.
         self._fruitless: set[int] = set()
 
     def read(self, max_rows: int, max_bytes: int) -> Page | None:
-        """Return the next page: of the current plan, of a saved one, or of a new one."""
+        """Return the next page: of the current plan, of a saved one, or of a new one.
+
+        Of a plan of many pages the next one is asked for at once, so that the database finds it
+        while the caller publishes.
+        """
         try:
             with self._session.translated() as connection:
-                return self._read(connection, max_rows, max_bytes)
+                page = self._read(connection, max_rows, max_bytes)
+            if not self._done:
+                self._ask_ahead(max_rows, max_bytes)
         except BaseException:
             self._session.rollback()
             raise
+        return page
 
     def _read(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> Page | None:
         while True:
@@ -80,12 +94,22 @@ class PostgreSQLReader:
 
     def _read_on(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> Page:
         """Read on in a plan that is saved."""
-        plan = self._plan
-        connection.execute(f"begin isolation level read committed; {_SETTINGS}")
-        late = plan.target.ended_since(plan.last)
-        page = self._rows(connection, plan, late, self._after, max_rows, max_bytes)
-        self._session.rollback()
-        return self._took(*page)
+        answer, self._asked = self._asked, None
+        if answer is None:
+            answer = self._ask_on(connection, max_rows, max_bytes)
+        return self._took(*answer.page())
+
+    def _ask_ahead(self, max_rows: int, max_bytes: int) -> None:
+        with self._session.sending_ahead() as connection:
+            self._asked = self._ask_on(connection, max_rows, max_bytes)
+
+    def _ask_on(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> _Answer:
+        connection.execute("begin isolation level read committed")
+        connection.execute(_SETTINGS_AS_QUERY)
+        late = self._plan.target.ended_since(self._plan.last)
+        answer = self._ask(connection, self._plan, late, self._after, max_rows, max_bytes)
+        connection.execute("rollback")
+        return answer
 
     def _read_new(
         self, connection: psycopg.Connection, max_rows: int, max_bytes: int
@@ -97,7 +121,8 @@ class PostgreSQLReader:
         records: list[Record] = []
         exhausted = True
         if snapshot != plan.last:
-            records, exhausted = self._rows(connection, plan, late, 0, max_rows, max_bytes)
+            answer = self._ask(connection, plan, late, 0, max_rows, max_bytes)
+            records, exhausted = answer.page()
         if not records and sequence_value - plan.floor <= FLOOR_DISTANCE:
             self._fruitless.update(late)
             self._session.rollback()
@@ -130,7 +155,7 @@ class PostgreSQLReader:
         check_sequence(last_value, cache, self._plan)
         return last_value, Snapshot.parse(snapshot)
 
-    def _rows(
+    def _ask(
         self,
         connection: psycopg.Connection,
         plan: Plan,
@@ -138,23 +163,27 @@ class PostgreSQLReader:
         after: int,
         max_rows: int,
         max_bytes: int,
-    ) -> tuple[list[Record], bool]:
-        """Return fresh and late messages, merged by seq, and whether that is all of the plan."""
-        cursor = connection.cursor(binary=True)
-        limits = {"rows": max_rows, "bytes": max_bytes, "target": str(plan.target)}
-        cursor.execute(
+    ) -> _Answer:
+        """Ask for the fresh messages of a plan, and for the late ones where there can be any."""
+        fresh = connection.cursor(binary=True)
+        fresh.execute(
             self._sql.fresh,
             {
                 "after": max(after, plan.floor),
                 "before": f"{plan.last.xmax}:{plan.last.xmax}:",
-                **limits,
+                "target": str(plan.target),
+                "rows": max_rows,
+                "bytes": max_bytes,
             },
         )
-        parts = [cast("list[Record]", cursor.fetchall())]
+        cursors = [fresh]
         if late:
-            cursor.execute(self._sql.late, {"ids": list(map(str, late)), "after": after, **limits})
-            parts.append(cast("list[Record]", cursor.fetchall()))
-        return merge(parts, max_rows, max_bytes)
+            cursors.append(connection.cursor(binary=True))
+            cursors[1].execute(
+                self._sql.late,
+                {"ids": list(map(str, late)), "after": after, "rows": max_rows, "bytes": max_bytes},
+            )
+        return _Answer(cursors, max_rows, max_bytes)
 
     def _save(self, connection: psycopg.Connection, plan: Plan) -> None:
         """Save the plan under our epoch, durably; only then may its messages be sent."""
@@ -165,6 +194,20 @@ class PostgreSQLReader:
         if saved != 1:
             raise LeaseLost(self._lease.relay)
         self._session.commit()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What was asked of the database, and the bounds it was asked with."""
+
+    cursors: list[psycopg.Cursor]
+    max_rows: int
+    max_bytes: int
+
+    def page(self) -> tuple[list[Record], bool]:
+        """Return fresh and late messages, merged by seq, and whether that is all of the plan."""
+        parts = [cast("list[Record]", cursor.fetchall()) for cursor in self.cursors]
+        return merge(parts, self.max_rows, self.max_bytes)
 
 
 class _Statements:

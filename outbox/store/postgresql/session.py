@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import psycopg
 from psycopg import errors as pg
@@ -20,6 +20,7 @@ class Session:
     def __init__(self, connection: psycopg.Connection) -> None:
         self.connection = connection
         self._warnings: list[str] = []
+        self._sent = ExitStack()
         connection.add_notice_handler(self._notice)
 
     def _notice(self, notice: pg.Diagnostic) -> None:
@@ -27,9 +28,27 @@ class Session:
             self._warnings.append(notice.message_primary or "warning")
 
     @contextmanager
+    def sending_ahead(self) -> Iterator[psycopg.Connection]:
+        """Yield the connection; what it executes is sent, and the server works on it from now on.
+
+        The cursors have their rows once anything else asks for the connection.
+        """
+        with self.translated():
+            self._sent = ExitStack()
+            pipeline = self._sent.enter_context(self.connection.pipeline())
+            yield self.connection
+            pipeline.sync()
+
+    def _receive(self) -> None:
+        """Let the cursors of what was sent ahead have their rows."""
+        sent, self._sent = self._sent, ExitStack()
+        sent.close()
+
+    @contextmanager
     def translated(self) -> Iterator[psycopg.Connection]:
         """Yield the connection; turn its errors into this library's."""
         try:
+            self._receive()
             yield self.connection
         except psycopg.Error as error:
             raise _translate(error) from error
@@ -65,6 +84,7 @@ class Session:
         """End the transaction; a connection that is gone has ended it already."""
         if not self.connection.closed:
             with suppress(psycopg.Error):
+                self._receive()
                 self.connection.execute("rollback")
 
     def close(self) -> None:
