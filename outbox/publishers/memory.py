@@ -10,6 +10,8 @@ from outbox.headers import wire_headers
 from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.store.base import Record
 
+_CHECK_EVERY = 256
+
 
 @dataclass(frozen=True, slots=True)
 class PublishedMessage:
@@ -37,6 +39,7 @@ class MemoryPublisher:
         self.published = [] if published is None else published
         self._cluster_id = cluster_id
         self._fail_at = fail_at
+        self._failed = False
         self._sent = 0
         self._waiting: deque[tuple[PublishedMessage, Delivery, int]] = deque()
 
@@ -57,21 +60,24 @@ class MemoryPublisher:
         check: Callable[[], None],
     ) -> None:
         """Keep the messages until the next poll."""
-        check()
-        for index, record in enumerate(records):
-            message = as_published(Record(*record), position_prefix)
+        messages = [as_published(Record(*record), position_prefix) for record in records]
+        for index, message in enumerate(messages):
+            if not index % _CHECK_EVERY:
+                check()
             self._waiting.append((message, delivery, index))
 
     def poll(self, timeout_s: float) -> None:  # noqa: ARG002 - the seam's signature
         """Take all messages that wait, and acknowledge them."""
-        while self._waiting:
+        while self._waiting and not self._failed:
             message, delivery, index = self._waiting.popleft()
             if self._sent == self._fail_at:
-                self._waiting.clear()
-                raise DeliveryFailed("failed on demand")
+                self._failed = True
+                break
             self._sent += 1
             self.published.append(message)
             delivery.acknowledged(index)
+        if self._failed:
+            raise DeliveryFailed("failed on demand")
 
     def flush(self, timeout_s: float) -> None:
         """Take everything."""
