@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, MissingExtra
-from outbox.headers import wire_headers
+from outbox.headers import WireHeaders, wire_headers
 from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.publishers.faults import Fault, fault_of
 from outbox.publishers.topics import TopicLimits
@@ -52,6 +52,9 @@ DEFAULTS: Mapping[str, object] = {
 }
 
 _CHECK_EVERY = 256
+
+#: How often, and for how many seconds, to look what broke a producer.
+_LOOKS, _LOOK_S = 3, 0.1
 
 #: Offsets count from 0; librdkafka says -1001 where it knows none.
 _BEFORE_ALL = (-1, -1)
@@ -131,22 +134,22 @@ class KafkaPublisher:
         produce = self._producer.produce
         report = partial(self._report, page)
         traced = self._traced
+        # All of them first: headers that are none refuse their message before any is sent.
+        wires = [_wire(record, position_prefix) for record in records]
         for index, record in enumerate(records):
-            seq, id_, topic, key, payload, type_, content_type, headers, parent, state, _ = record
+            _, _, topic, key, payload, _, _, _, parent, _, _ = record
             if not index % _CHECK_EVERY:
                 check()
                 self.poll(0)
             if traced and parent is not None:
                 page.start_span(index, record)
-            wire = wire_headers(
-                id_, type_, content_type, parent, state, f"{position_prefix}{seq}", headers
-            )
+            wire = wires[index]
             try:
                 produce(topic, payload, key, on_delivery=partial(report, index), headers=wire)
             except BufferError:
                 self._produce_later(topic, payload, key, partial(report, index), wire, check)
             except self._kafka_error as error:
-                raise _refused(Record(*record), error) from error
+                raise self._refusal(Record(*record), error) from error
 
     def _produce_later(
         self,
@@ -154,7 +157,7 @@ class KafkaPublisher:
         payload: bytes | None,
         key: str | None,
         report: Callable[[Any, Any], None],
-        wire: list[tuple[str, Any]],
+        wire: WireHeaders,
         check: Callable[[], None],
     ) -> None:
         """Wait for room in librdkafka's queue; skipping the message would break the order."""
@@ -170,7 +173,7 @@ class KafkaPublisher:
         try:
             self._producer.poll(timeout_s)
         except self._kafka_error as error:
-            raise DeliveryFailed(f"the producer failed: {_sentence(error)}") from error
+            raise self._diagnosis(error) from error
         if self._failure is not None:
             raise self._failure
 
@@ -179,10 +182,10 @@ class KafkaPublisher:
         deadline = time.monotonic() + timeout_s
         while len(self._producer) and time.monotonic() < deadline:
             self.poll(min(0.1, max(deadline - time.monotonic(), 0.0)))
+        self.poll(0)  # raises again what has been raised before, though nothing is left to report
 
     def close(self) -> None:
         """Give up whatever was not sent. `Producer.close()` would wait for the broker for ever."""
-        self._failure = None
         self._abandon()
 
     def _abandon(self) -> None:
@@ -190,6 +193,29 @@ class KafkaPublisher:
             self._producer.purge(in_queue=True, in_flight=True, blocking=False)
         with suppress(*self._kafka_error):
             self._producer.flush(1.0)
+
+    def _refusal(self, record: Record, error: Exception) -> Exception:
+        """Return what it means that librdkafka did not even queue a message."""
+        name = _name(error)
+        if name == "_FATAL":
+            return self._diagnosis(error)
+        sentence = f"message {record.id} for topic {record.topic!r}: {_sentence(error)}"
+        kind = MessageRefused if fault_of(name) is Fault.MESSAGE else DeliveryFailed
+        return kind(sentence)
+
+    def _diagnosis(self, error: Exception) -> Exception:
+        """Return why the producer broke. The news that it did overtakes the report on the message
+        that it broke on, and without that report nobody would know that waiting is no use."""
+        for _ in range(_LOOKS):
+            if self._failure is not None:
+                break
+            try:
+                self._producer.poll(_LOOK_S)
+            except self._kafka_error as later:
+                error = error if isinstance(later, SystemError) else later
+        if not isinstance(self._failure, MessageRefused):
+            self._failure = DeliveryFailed(f"the producer failed: {_sentence(error)}")
+        return self._failure
 
     def _on_error(self, error: Any) -> None:
         """Remember what librdkafka complains of; the relay says it once."""
@@ -282,6 +308,12 @@ def _make_producer(properties: Mapping[str, object], on_error: Callable[[Any], N
         raise ConfigurationError(f"Kafka properties: {_sentence(error)}") from error
 
 
+def _wire(record: Record, position_prefix: str) -> WireHeaders:
+    seq, id_, _, _, _, type_, content_type, headers, parent, state, _ = record
+    position = f"{position_prefix}{seq}"
+    return wire_headers(id_, type_, content_type, parent, state, position, headers)
+
+
 def _kafka_exceptions() -> tuple[type[Exception], ...]:
     """Return what a call of the producer may raise. A SystemError comes out of poll when a callback
     was called while the producer was already broken."""
@@ -290,12 +322,10 @@ def _kafka_exceptions() -> tuple[type[Exception], ...]:
     return (KafkaException, SystemError)
 
 
-def _refused(record: Record, error: Exception) -> Exception:
-    """Return what it means that librdkafka did not even queue a message."""
-    inner = error.args[0] if error.args else None
-    fault = fault_of(inner.name()) if inner is not None and hasattr(inner, "name") else Fault.BROKER
-    sentence = f"message {record.id} for topic {record.topic!r}: {_sentence(error)}"
-    return MessageRefused(sentence) if fault is Fault.MESSAGE else DeliveryFailed(sentence)
+def _name(error: Exception) -> str:
+    """Return librdkafka's name of an error."""
+    inner = error.args[0] if error.args else error
+    return str(inner.name()) if hasattr(inner, "name") else ""
 
 
 def _sentence(error: BaseException) -> str:
