@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal
-from uuid import UUID, SafeUUID
+from uuid import UUID
 
 from outbox.errors import ConfigurationError, InvalidMessage
 from outbox.headers import Headers, HeadersInput, check_headers
@@ -135,11 +135,7 @@ def _key_text(key: object) -> str:
 
 def _new_id() -> tuple[UUID, str]:
     made = uuid7()
-    # What UUID(int=…) comes to, without its 1 µs of checks: the number is right already.
-    new = object.__new__(UUID)
-    object.__setattr__(new, "int", made.int)
-    object.__setattr__(new, "is_safe", SafeUUID.unknown)
-    return new, str(made)
+    return UUID(int=made.int), str(made)
 
 
 def _check_id(id: object) -> tuple[UUID, str]:

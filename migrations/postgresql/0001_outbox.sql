@@ -33,7 +33,9 @@ create table outbox_message (
     created_at   timestamptz not null default clock_timestamp(),
     id           uuid        not null default gen_random_uuid(),
     topic        text        not null
-                 constraint outbox_message_topic_check check (topic ~ '^[A-Za-z0-9._-]{1,249}$'),
+                 -- Not '^[…]{1,249}$', which takes 7 µs a row.
+                 constraint outbox_message_topic_check
+                 check (topic !~ '[^A-Za-z0-9._-]' and length(topic) between 1 and 249),
     key          text
                  constraint outbox_message_key_check check (octet_length(key) <= 1024),
     payload      bytea,
