@@ -91,8 +91,10 @@ def report(
     """Print conditions, every repetition, the medians and the ratio; write them as JSON."""
     print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in found.items()))
     for result in results:
-        print(f"  bare {result.bare:>10,.0f}  ours {result.ours:>10,.0f} {unit}"
-              f"  ratio {result.ratio:.2f}")
+        print(
+            f"  bare {result.bare:>10,.0f}  ours {result.ours:>10,.0f} {unit}"
+            f"  ratio {result.ratio:.2f}"
+        )
     ratio = statistics.median(result.ratio for result in results)
     print(f"  median ratio {ratio:.2f} (goal {goal:.2f})")
     if path is not None:

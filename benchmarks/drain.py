@@ -49,8 +49,14 @@ def main() -> None:
         report(
             "B1 drain",
             "messages/s",
-            conditions(database_url, bootstrap, messages=arguments.messages,
-                       payload_bytes=PAYLOAD_BYTES, keys=KEYS, partitions=PARTITIONS),
+            conditions(
+                database_url,
+                bootstrap,
+                messages=arguments.messages,
+                payload_bytes=PAYLOAD_BYTES,
+                keys=KEYS,
+                partitions=PARTITIONS,
+            ),
             results,
             goal=0.80,
             path=arguments.json,
@@ -150,9 +156,9 @@ def bare_loop(database_url: str, bootstrap: str, messages: int) -> None:
 def relay(database_url: str, bootstrap: str, _: int) -> None:
     """What `outbox-relay run --drain` does."""
     store = open_store(DatabaseUrl.parse(database_url), Names())
-    Relay(
-        store, lambda: KafkaPublisher({"bootstrap.servers": bootstrap}), RelaySettings()
-    ).run(threading.Event(), drain=True)
+    Relay(store, lambda: KafkaPublisher({"bootstrap.servers": bootstrap}), RelaySettings()).run(
+        threading.Event(), drain=True
+    )
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ class StoreAdmin(Protocol):
         """Let a relay name publish to another broker cluster from now on."""
 
 
-class LeaseLost(Exception):  # noqa: N818 - an outcome, which the relay acts on; nobody's error
+class LeaseLost(Exception):
     """Another relay has taken the lane."""
 
 

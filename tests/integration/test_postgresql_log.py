@@ -104,12 +104,12 @@ class TestTransactions:
             writer.execute("begin")
             kit.write(writer, name)
             writer.execute(f"prepare transaction '{name}-{new_owner()[-8:]}'")
-        prepared = dict(
-            (gid.rsplit("-", 1)[0], gid)
+        prepared = {
+            gid.rsplit("-", 1)[0]: gid
             for (gid,) in writer.execute(
                 "select gid from pg_prepared_xacts where database = current_database()"
             ).fetchall()
-        )
+        }
         kit.commit("meanwhile")
 
         # A prepared transaction holds nobody back, and is told to whoever asks

@@ -43,7 +43,10 @@ def kit(sqlite_kit: StoreKit) -> StoreKit:  # noqa: F811
 
 
 def relay_on(
-    kit: StoreKit, make: Callable[[], Any], clock: Callable[[], float] | None = None, **settings: Any
+    kit: StoreKit,
+    make: Callable[[], Any],
+    clock: Callable[[], float] | None = None,
+    **settings: Any,
 ) -> Relay:
     more = {} if clock is None else {"clock": clock}
     return Relay(kit.store(), make, RelaySettings(**settings), **more)

@@ -38,9 +38,7 @@ def test_pages_hold_every_message_once_in_order(
     read: list[int] = []
     after = 0
     for _ in range(1 + 2 * len(messages)):
-        parts = [
-            select(messages, late, after, max_rows, max_bytes) for late in (False, True)
-        ]
+        parts = [select(messages, late, after, max_rows, max_bytes) for late in (False, True)]
         page, exhausted = merge(parts, max_rows, max_bytes)
         read += [row[0] for row in page]
         if exhausted:

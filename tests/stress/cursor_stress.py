@@ -203,7 +203,7 @@ def stress(kit: StoreKit, *, seconds: float, seed: int, crash_rate: float = 0.0)
                 reader.read.crashes += 1
             except BaseException as error:
                 failures.append(error)
-                return
+                return None
 
     thread = threading.Thread(target=run_reader, daemon=True)
     thread.start()

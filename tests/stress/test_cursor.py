@@ -68,8 +68,7 @@ class TestTheCheckerCatches:
         _slow_down_between_defaults(kit)
         _alter(
             kit,
-            "alter table outbox_message alter column seq "
-            "set default nextval('outbox_message_seq')",
+            "alter table outbox_message alter column seq set default nextval('outbox_message_seq')",
         )
 
         findings = stress(kit, seconds=6, seed=5)
@@ -103,9 +102,7 @@ def _floor_at_what_was_seen(plan: Plan, sequence_value: int, snapshot: Snapshot)
 
 
 def _floor_one_plan_early(plan: Plan, sequence_value: int, snapshot: Snapshot) -> Plan:
-    return Plan(
-        plan.no + 1, plan.target, plan.next_floor, snapshot, sequence_value, sequence_value
-    )
+    return Plan(plan.no + 1, plan.target, plan.next_floor, snapshot, sequence_value, sequence_value)
 
 
 def _slow_down_between_defaults(kit: StoreKit) -> None:
