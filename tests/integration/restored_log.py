@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.servers.postgresql import PrivatePostgreSQL
 
-Write = tuple[str, str]  # key and payload
+PAGE = 5  # messages; what is taken comes in whole pages
 
 
 class Log:
@@ -56,13 +56,13 @@ class Log:
         self.written.append(payload)
 
     def deliver(self, limit: int = 1_000_000, *, relay: str = "default") -> list[str]:
-        """Take up to `limit` messages, as a relay does, save the position, and return them."""
+        """Take `limit` messages, as a relay does, save the position, and return them."""
         with self.relaying(relay) as take:
             return take(limit)
 
     @contextmanager
     def relaying(self, relay: str = "default") -> Iterator[Callable[[int], list[str]]]:
-        """Hold the lane and yield a function that takes up to so many messages."""
+        """Hold the lane and yield a function that takes so many messages."""
         store = open_store(DatabaseUrl.parse(self.url), Names())
         store.connect()
         with closing(store):
@@ -74,9 +74,7 @@ class Log:
             def take(limit: int) -> list[str]:
                 nonlocal position
                 taken: list[str] = []
-                while len(taken) < limit and (
-                    page := reader.read(min(7, limit - len(taken)), 10**6)
-                ):
+                while len(taken) < limit and (page := reader.read(PAGE, 1_000_000)):
                     taken += [(Record(*record).payload or b"").decode() for record in page.records]
                     position = page.end
                     store.save(lease, position, 10.0)
