@@ -91,7 +91,7 @@ class Billing:
         """Return order and customer of each bill, in the order they were written."""
         with self._sessions() as session:
             rows = session.execute(select(Bill.order, Bill.customer).order_by(Bill.id))
-            return [(order, customer) for order, customer in rows]
+            return [(row.order, row.customer) for row in rows]
 
     def _work(self) -> None:
         try:

@@ -36,7 +36,7 @@ class Order(Base):
     cents: Mapped[int]
 
 
-class CardDeclined(Exception):  # noqa: N818 - the word a shop has for it
+class CardDeclined(Exception):
     """The customer cannot pay."""
 
 
@@ -63,7 +63,7 @@ class Shop:
         """Return the customer of each order that is in the database, in order of the numbers."""
         with self.sessions() as session:
             rows = session.execute(select(Order.number, Order.customer).order_by(Order.number))
-            return dict(rows.tuples().all())
+            return {row.number: row.customer for row in rows}
 
     def count(self) -> int:
         """Return how many orders the database holds."""
