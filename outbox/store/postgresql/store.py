@@ -226,7 +226,8 @@ class PostgreSQLStore(PostgreSQLAdmin):
         """Save the position and give the lane back at once."""
         self._write(
             lease,
-            "plan_no = %(batch)s, after_seq = %(seq)s, owner = null, lease_until = null",
+            """plan_no = %(batch)s, after_seq = %(seq)s, moved_at = clock_timestamp(),
+               owner = null, lease_until = null""",
             {"batch": position.batch, "seq": position.seq},
         )
 
