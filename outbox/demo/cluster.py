@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ class Cluster:
 def show(message: ReceivedMessage) -> Iterator[str]:
     """Yield a message as it is on the wire, line by line."""
     yield f"key       {(message.key or b'').decode()}"
-    yield f"payload   {json.dumps(json.loads(message.payload or b'null'))}"
+    yield f"payload   {(message.payload or b'').decode()}"
     for name, value in message.headers:
         yield f"header    {name}: {(value or b'').decode()}"
 
