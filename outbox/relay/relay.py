@@ -25,6 +25,9 @@ LANE = "default"
 #: A relay on standby looks this often, in seconds, whether the lane is free.
 _STANDBY_INTERVAL_S = 0.2
 
+#: A broker that has not answered for this long, in seconds, is worth a warning.
+_SILENCE_S = 1.0
+
 #: After work the relay looks again at once, then ever more slowly; in seconds.
 _FIRST_WAIT_S = 0.001
 _WAIT_GROWTH = 1.5
@@ -149,6 +152,8 @@ class Relay:
                 self._show("standby")
                 if stop.wait(_STANDBY_INTERVAL_S):
                     return
+                # Who waits for another relay has not been let down by the broker.
+                self._progress_at = self._clock()
             self._relay(self._current_term, stop, goal)
             self._current_term.finish(self._settings.drain_timeout_s)
         finally:
@@ -224,7 +229,7 @@ class Relay:
         if step.delivered or not term.in_flight:
             self._progress_at = self._clock()
             self._say_well()
-        elif term.in_flight and term.trouble is not None and step.idle:
+        elif term.trouble is not None and self._clock() - self._progress_at > _SILENCE_S:
             self._say_trouble(f"Kafka does not answer: {term.trouble}")
         if self._clock() - self._heartbeat_at > self._settings.lease_s / 3:
             self._show(self._state)
