@@ -125,6 +125,7 @@ _CONNECTION_KEYS = frozenset(
     {
         "bootstrap.servers",
         "client.id",
+        "log_level",
         "socket.timeout.ms",
         "broker.address.family",
         "oauth_cb",
