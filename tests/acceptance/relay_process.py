@@ -93,7 +93,7 @@ class Scene:
     def query(self, sql: LiteralString, **values: object) -> list[Any]:
         with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.execute(sql, values)
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if cursor.description is not None else []
 
     # What became of it
 
@@ -102,14 +102,15 @@ class Scene:
         with closing(open_store(DatabaseUrl.parse(self.url), Names())) as store:
             store.connect()
             horizon = store.horizon()
-            wait_until(
-                lambda: store.delivered("default", "default", horizon),
-                what=f"the delivery of what is committed; the relays said {self.said()}",
-                timeout=timeout,
-            )
-
-    def said(self) -> list[list[str]]:
-        return [running.lines[-20:] for running in self.started]
+            try:
+                wait_until(
+                    lambda: store.delivered("default", "default", horizon),
+                    what="the delivery of what is committed",
+                    timeout=timeout,
+                )
+            except AssertionError as late:
+                said = "".join(line for running in self.started for line in running.lines[-20:])
+                raise AssertionError(f"{late}; the relays said last:\n{said}") from None
 
     def topic_now(self) -> list[Occurrence]:
         """Return what the topic holds."""
