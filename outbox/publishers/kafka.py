@@ -89,6 +89,8 @@ class KafkaPublisher:
         try:
             metadata = self._producer.list_topics(timeout=timeout_s)
         except self._kafka_error as error:
+            with suppress(*self._kafka_error):
+                self._producer.poll(0)  # what librdkafka has to say of the addresses
             reason = self._trouble or _sentence(error)
             raise BrokerUnavailable(f"Kafka cannot be reached: {reason}") from error
         self._trouble = None
@@ -103,17 +105,19 @@ class KafkaPublisher:
         check: Callable[[], None],
     ) -> None:
         """Hand a page's messages to librdkafka, in order."""
-        self._look_at_topics(records)
+        # All of them first: headers that are none refuse their message before any is sent.
+        wires = [_wire(record, position_prefix) for record in records]
+        self._look_at_topics(records, wires)
         page = _SentPage(records, delivery, self._sent)
         self._sent += len(records)
-        self._produce(page, records, position_prefix, check)
+        self._produce(page, wires, check)
 
-    def _look_at_topics(self, records: list[Record]) -> None:
+    def _look_at_topics(self, records: list[Record], wires: list[WireHeaders]) -> None:
         """Find out, before anything is sent, what the broker would refuse."""
         self._topics.meet({record[2] for record in records}, self._producer)
         if self._topics.smallest_batch < int(str(self._properties.get("batch.size", 1_000_000))):
             self._rebuild()
-        self._topics.refuse_oversized(records)
+        self._topics.refuse_oversized(records, wires)
 
     def _rebuild(self) -> None:
         """Go on with batches that fit the smallest topic: a batch of many small messages is refused
@@ -127,16 +131,13 @@ class KafkaPublisher:
     def _produce(
         self,
         page: _SentPage,
-        records: list[Record],
-        position_prefix: str,
+        wires: list[WireHeaders],
         check: Callable[[], None],
     ) -> None:
         produce = self._producer.produce
         report = partial(self._report, page)
         traced = self._traced
-        # All of them first: headers that are none refuse their message before any is sent.
-        wires = [_wire(record, position_prefix) for record in records]
-        for index, record in enumerate(records):
+        for index, record in enumerate(page.records):
             _, _, topic, key, payload, _, _, _, parent, _, _ = record
             if not index % _CHECK_EVERY:
                 check()

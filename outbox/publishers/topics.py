@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from outbox.errors import BrokerUnavailable, MessageRefused
+from outbox.headers import WireHeaders
+from outbox.publishers.sizes import batch_size, client_size
 from outbox.store.base import Record
 
 logger = logging.getLogger("outbox.relay")
 
 #: Kafka's default `max.message.bytes`, of a batch with its overhead.
 _DEFAULT_LIMIT = 1_048_588
+
+#: librdkafka's default `message.max.bytes`.
+_CLIENTS_DEFAULT = 1_000_000
 
 #: Room for what Kafka adds: the batch's header (61 bytes), the record's own lengths.
 _OVERHEAD = 512
@@ -33,13 +38,15 @@ class TopicLimits:
         self._compresses = properties.get(
             "compression.type", properties.get("compression.codec", "none")
         ) not in ("none", None)
+        self._client_limit = int(str(properties.get("message.max.bytes", _CLIENTS_DEFAULT)))
         self._known: set[str] = set()
+        self._asked: set[str] = set()
         self._limits: dict[str, int] = {}
 
     @property
     def smallest_batch(self) -> int:
         """Return the largest batch, in bytes, that every topic met so far takes."""
-        return max(min(self._limits.values(), default=_DEFAULT_LIMIT) - _OVERHEAD, 1)
+        return max(min([_DEFAULT_LIMIT, *self._limits.values()]) - _OVERHEAD, 1)
 
     def know(self, metadata: Any) -> None:
         """Take the topics of a cluster's metadata as existing."""
@@ -47,13 +54,13 @@ class TopicLimits:
 
     def meet(self, topics: set[str], client: Any) -> None:
         """Look up topics not met before. Raises TopicUnavailable for one that does not exist."""
-        new = topics - self._limits.keys()
+        new = topics - self._asked
         if not new:
             return
         for topic in sorted(new - self._known):
             self._look_up(topic, client)
-        self._limits.update(dict.fromkeys(new, _DEFAULT_LIMIT))
         self._limits.update(self._ask_limits(sorted(new)))
+        self._asked |= new
 
     def _look_up(self, topic: str, client: Any) -> None:
         from confluent_kafka import KafkaException
@@ -72,8 +79,7 @@ class TopicLimits:
         self._known.add(topic)
 
     def _ask_limits(self, topics: list[str]) -> dict[str, int]:
-        """Return `max.message.bytes` of topics; without the right to ask, the default is assumed
-        and the broker has the last word."""
+        """Return `max.message.bytes` of topics, but for those that we may not ask about."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient, ConfigResource
 
@@ -86,40 +92,47 @@ class TopicLimits:
         )
         resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
         limits = {}
-        try:
-            futures = admin.describe_configs(resources, request_timeout=_ASK_TIMEOUT_S)
-            for resource, future in futures.items():
+        futures = admin.describe_configs(resources, request_timeout=_ASK_TIMEOUT_S)
+        for resource, future in futures.items():
+            try:
                 limits[resource.name] = int(future.result()["max.message.bytes"].value)
-        except (KafkaException, KeyError, ValueError, TypeError) as error:
-            logger.debug("max.message.bytes cannot be read: %s", error)
+            except (KafkaException, KeyError, ValueError, TypeError) as error:
+                logger.debug("max.message.bytes of %s cannot be read: %s", resource.name, error)
         return limits
 
-    def refuse_oversized(self, records: list[Record]) -> None:
-        """Raise MessageRefused for a message its topic does not take.
+    def refuse_oversized(self, records: list[Record], wires: list[WireHeaders]) -> None:
+        """Raise MessageRefused for a message that its topic, or the client, does not take.
 
-        Only what cannot fit whatever the overhead is refused here; of the rest the broker has the
-        last word, and the only one where messages are compressed.
+        Where messages are compressed, or the topic's limit is not known, the broker has the last
+        word. `wires`: the headers of each message.
         """
-        if self._compresses:
-            return
-        default = min(self._limits.values(), default=_DEFAULT_LIMIT)
-        for record in records:
+        # Sizes are taken to the byte only of what may be too large; headers alone never make it so.
+        suspicious = min([self._client_limit, *self._limits.values()]) // 2
+        for record, wire in zip(records, wires, strict=True):
             payload = record[4]
-            if payload is not None and len(payload) > default:
-                self._refuse_if_oversized(record)
+            if payload is not None and len(payload) > suspicious:
+                self._refuse_if_oversized(record, wire)
 
-    def _refuse_if_oversized(self, record: Record) -> None:
-        _, id_, topic, _, payload, *_ = record
-        limit = self._limits[topic]
-        size = len(payload or b"")
-        if size > limit:
+    def _refuse_if_oversized(self, record: Record, wire: WireHeaders) -> None:
+        _, id_, topic, *_ = record
+        if (size := client_size(record, wire)) > self._client_limit:
             raise MessageRefused(
-                f"message {id_} is too large for topic {topic!r}: {size} bytes, the topic takes "
-                f"{limit}. Raise the topic's max.message.bytes (and the relay's "
-                "message.max.bytes). The relay stops here so that the order is kept; nothing is "
-                "lost"
+                f"message {id_} for topic {topic!r} is too large for the relay's message.max.bytes:"
+                f" {size} bytes with key and headers, {self._client_limit} are allowed. Raise"
+                f" message.max.bytes. {_NOTHING_IS_LOST}"
+            )
+        limit = self._limits.get(topic)
+        if limit is None or self._compresses:
+            return
+        if (size := batch_size(record, wire)) > limit:
+            raise MessageRefused(
+                f"message {id_} is too large for topic {topic!r}: {size} bytes with key and"
+                f" headers, the topic takes {limit}. Raise the topic's max.message.bytes (and the"
+                f" relay's message.max.bytes). {_NOTHING_IS_LOST}"
             )
 
+
+_NOTHING_IS_LOST = "The relay stops here so that the order is kept; nothing is lost"
 
 _CONNECTION_KEYS = frozenset(
     {
