@@ -55,7 +55,7 @@ def test_it_tells_a_story_and_ends_with_numbers_that_add_up(
     assert number["in_kafka"] == number["committed"] + number["repeats"]
     assert number["repeats"] > 0
     # And it is plain text, which leaves nothing behind
-    assert done.out.isascii()
+    assert (done.out.isascii(), done.err) == (True, "")
     assert "\x1b" not in done.out
     assert list(tmp_path.iterdir()) == []
 

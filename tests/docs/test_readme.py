@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tests.servers.postgresql import PostgreSQLServer
 
 README = ROOT / "README.md"
+FOLDERS = "outbox|migrations|tests|scripts|docs|benchmarks|examples"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
@@ -180,6 +181,20 @@ def test_the_last_line_of_the_demo_looks_as_the_readme_says() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     assert broken_links(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_folders_that_are_named_exist(page: Path) -> None:
+    named = re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", page.read_text("utf-8"))
+    assert [path for path in named if "NNNN" not in path and not (ROOT / path).exists()] == []
+
+
+def test_pages_are_called_what_the_code_calls_them() -> None:
+    """Code refers to decisions by the names of their files."""
+    sources = "".join(path.read_text("utf-8") for path in ROOT.glob("outbox/**/*.py"))
+    referred = set(re.findall(r"docs/adr/[\w-]+\.md", sources))
+    assert referred
+    assert {path for path in referred if not (ROOT / path).exists()} == set()
 
 
 # Tables
