@@ -23,7 +23,7 @@ from outbox.tracing import end_send_span, start_send_span, tracing_is_on
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-logger = logging.getLogger("outbox.relay")
+_librdkafka_logger = logging.getLogger("outbox.librdkafka")
 
 #: Ours: under these, and no others, what the relay promises is true.
 OWNED: Mapping[str, object] = {
@@ -69,7 +69,7 @@ class KafkaPublisher:
 
     def __init__(self, properties: Mapping[str, object]) -> None:
         self._properties = {**DEFAULTS, **properties, **OWNED}
-        self._producer = _make_producer(self._properties, self._on_error)
+        self._producer, self._log = _make_producer(self._properties, self._on_error)
         self._topics = TopicLimits(self._properties)
         self._kafka_error = _kafka_exceptions()
         self._trouble: str | None = None
@@ -107,25 +107,29 @@ class KafkaPublisher:
         """Hand a page's messages to librdkafka, in order."""
         # All of them first: headers that are none refuse their message before any is sent.
         wires = [_wire(record, position_prefix) for record in records]
-        self._look_at_topics(records, wires)
+        self._look_at_topics(records, wires, check)
         page = _SentPage(records, delivery, self._sent)
         self._sent += len(records)
         self._produce(page, wires, check)
 
-    def _look_at_topics(self, records: list[Record], wires: list[WireHeaders]) -> None:
+    def _look_at_topics(
+        self, records: list[Record], wires: list[WireHeaders], check: Callable[[], None]
+    ) -> None:
         """Find out, before anything is sent, what the broker would refuse."""
         self._topics.meet({record[2] for record in records}, self._producer)
         if self._topics.smallest_batch < int(str(self._properties.get("batch.size", 1_000_000))):
-            self._rebuild()
+            self._rebuild(check)
         self._topics.refuse_oversized(records, wires)
 
-    def _rebuild(self) -> None:
+    def _rebuild(self, check: Callable[[], None]) -> None:
         """Go on with batches that fit the smallest topic: a batch of many small messages is refused
         as a whole when it is larger than the topic's `max.message.bytes`."""
-        self.flush(60.0)
+        while len(self._producer):
+            check()
+            self.poll(0.1)
         self._properties["batch.size"] = self._topics.smallest_batch
         self._abandon()
-        self._producer = _make_producer(self._properties, self._on_error)
+        self._producer, self._log = _make_producer(self._properties, self._on_error)
         self._last.clear()
 
     def _produce(
@@ -190,6 +194,7 @@ class KafkaPublisher:
         self._abandon()
 
     def _abandon(self) -> None:
+        self._log.closed = True
         with suppress(*self._kafka_error):
             self._producer.purge(in_queue=True, in_flight=True, blocking=False)
         with suppress(*self._kafka_error):
@@ -279,6 +284,7 @@ class _SentPage:
             key=record[3],
             traceparent=record[8],
             tracestate=record[9],
+            tombstone=record[4] is None,
         )
         if span is not None:
             self.spans[index] = span
@@ -288,8 +294,22 @@ class _SentPage:
             end_send_span(span, message.partition(), message.offset(), error)
 
 
-def _make_producer(properties: Mapping[str, object], on_error: Callable[[Any], None]) -> Any:
-    """Make a producer of the raw class.
+class _Log:
+    """librdkafka's log, as long as it is of interest: a producer that guarantees to leave no gap
+    calls it a fatal error that its queue was purged, which is how each of them ends."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def log(self, level: int, message: str, *arguments: object) -> None:
+        if not self.closed:
+            _librdkafka_logger.log(level, message, *arguments)
+
+
+def _make_producer(
+    properties: Mapping[str, object], on_error: Callable[[Any], None]
+) -> tuple[Any, _Log]:
+    """Make a producer of the raw class, and its log.
 
     OpenTelemetry's Kafka instrumentation replaces `confluent_kafka.Producer` by a subclass that
     would add a second `traceparent` to every message.
@@ -300,11 +320,10 @@ def _make_producer(properties: Mapping[str, object], on_error: Callable[[Any], N
         raise MissingExtra(
             'publishing to Kafka needs confluent-kafka; run `pip install "outbox-relay[kafka]"`'
         ) from error
+    log = _Log()
     raw = next(c for c in confluent_kafka.Producer.__mro__ if c.__module__ == "cimpl")
     try:
-        return raw(
-            {**properties, "error_cb": on_error}, logger=logging.getLogger("outbox.librdkafka")
-        )
+        return raw({**properties, "error_cb": on_error}, logger=log), log
     except (confluent_kafka.KafkaException, ValueError, TypeError) as error:
         raise ConfigurationError(f"Kafka properties: {_sentence(error)}") from error
 
