@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from outbox.owner import new_owner
 from outbox.publishers.base import Publisher
 from outbox.relay.backoff import Backoff
 from outbox.relay.settings import RelaySettings
-from outbox.relay.term import Clock, Step, Term
+from outbox.relay.term import Clock, Step, Term, elapsed_clock
 from outbox.store.base import Lease, LeaseLost, Store
 
 logger = logging.getLogger("outbox.relay")
@@ -55,7 +54,7 @@ class Relay:
         make_publisher: Callable[[], Publisher],
         settings: RelaySettings | None = None,
         *,
-        clock: Clock = time.monotonic,
+        clock: Clock = elapsed_clock,
     ) -> None:
         self._store = store
         self._make_publisher = make_publisher

@@ -16,6 +16,12 @@ from outbox.store.base import Lease, LeaseLost, Page, Position, Store
 Clock = Callable[[], float]
 
 
+def elapsed_clock() -> float:
+    """Return seconds that pass also while the machine is suspended, where the system can tell."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one turn of the loop did, in messages."""
@@ -40,7 +46,7 @@ class Term:
         leased_at: float,
         publisher: Publisher,
         settings: RelaySettings,
-        clock: Clock = time.monotonic,
+        clock: Clock = elapsed_clock,
     ) -> None:
         """`leased_at`: this process's clock, read before the lease was asked for."""
         self._store = store

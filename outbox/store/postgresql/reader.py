@@ -17,7 +17,7 @@ from psycopg import errors as pg
 from outbox.errors import DatabaseUnavailable, LogInconsistent
 from outbox.names import Names
 from outbox.store.base import Lease, LeaseLost, Page, Position, Record
-from outbox.store.postgresql.session import Session
+from outbox.store.postgresql.session import ABANDONED, Session
 from outbox.store.postgresql.snapshot import Plan, Snapshot
 
 #: Save an empty plan when the sequence is this far above the floor: an old floor makes every poll
@@ -186,7 +186,11 @@ class PostgreSQLReader:
         return _Answer(cursors, max_rows, max_bytes)
 
     def _save(self, connection: psycopg.Connection, plan: Plan) -> None:
-        """Save the plan under our epoch, durably; only then may its messages be sent."""
+        """Save the plan under our epoch, durably; only then may its messages be sent.
+
+        The plan before it must be there as we know it: behind a pooler a fail-over to a server that
+        is behind goes unnoticed, and there the ids in our snapshots may be given out again.
+        """
         try:
             saved = connection.execute(self._sql.save, _parameters(self._lease, plan)).rowcount
         except pg.UniqueViolation as error:
@@ -219,6 +223,7 @@ class _Statements:
         self.look = f"""
             begin isolation level read committed;
             set local synchronous_commit = on;
+            {ABANDONED};
             {_SETTINGS};
             select case when s.is_called then s.last_value else 0 end,
                    q.seqcache, pg_is_in_recovery()
@@ -252,6 +257,10 @@ class _Statements:
                    %(target)s::pg_snapshot, %(target_floor)s::bigint, %(next_floor)s::bigint
               from {names["outbox_cursor"]}
              where relay = %(relay)s and lane = %(lane)s and epoch = %(epoch)s::bigint
+               and exists (select from {names["outbox_plan"]} as p
+                            where p.relay = %(relay)s and p.lane = %(lane)s
+                              and p.plan_no = %(no)s::bigint - 1
+                              and p.target::text = %(last)s)
                for update"""
 
     @staticmethod

@@ -10,8 +10,15 @@ from psycopg import errors as pg
 
 from outbox.errors import ConfigurationError, DatabaseUnavailable, OutboxError, SchemaMissing
 
-#: SQLSTATE 25006: a standby, or a server set to read-only. Wait for the primary.
-_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, pg.ReadOnlySqlTransaction)
+_AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
+
+#: Class 25 of SQLSTATE: a standby or a server set to read-only, which may be the primary soon; a
+#: session that was ended in the middle of a transaction. To begin again mends all of them.
+_INVALID_TRANSACTION = "25"
+
+#: What a transaction that locks the cursor begins with. A relay that is frozen in one, or whose
+#: machine lost its power, would keep its successor out for as long as the connection seems to live.
+ABANDONED = "set local idle_in_transaction_session_timeout = '5s'"
 
 
 class Session:
@@ -35,14 +42,19 @@ class Session:
         """
         with self.translated():
             self._sent = ExitStack()
-            pipeline = self._sent.enter_context(self.connection.pipeline())
+            # Not synced: psycopg would wait for the answer. The server works without it.
+            self._sent.enter_context(self.connection.pipeline())
             yield self.connection
-            pipeline.sync()
 
     def _receive(self) -> None:
         """Let the cursors of what was sent ahead have their rows."""
         sent, self._sent = self._sent, ExitStack()
-        sent.close()
+        try:
+            sent.close()
+        except BaseException:
+            # The end of the transaction was sent ahead as well, and skipped after what failed.
+            self.rollback()
+            raise
 
     @contextmanager
     def translated(self) -> Iterator[psycopg.Connection]:
@@ -58,7 +70,8 @@ class Session:
         """Yield the connection in a transaction; commit it durably, or roll it back."""
         with self.translated() as connection:
             connection.execute(
-                "begin isolation level read committed; set local synchronous_commit = on"
+                "begin isolation level read committed; set local synchronous_commit = on; "
+                + ABANDONED
             )
             try:
                 yield connection
@@ -95,7 +108,7 @@ class Session:
 
 def _translate(error: psycopg.Error) -> OutboxError:
     sentence = str(error).strip().split("\n")[0]
-    if isinstance(error, _AWAY):
+    if isinstance(error, _AWAY) or (error.sqlstate or "").startswith(_INVALID_TRANSACTION):
         return DatabaseUnavailable(f"the database is away: {sentence}")
     if isinstance(error, pg.UndefinedTable | pg.UndefinedColumn | pg.InvalidSchemaName):
         return SchemaMissing(f"{sentence}; run `outbox-relay migrate`")

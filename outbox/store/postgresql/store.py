@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import psycopg
@@ -39,6 +40,7 @@ class PostgreSQLStore(PostgreSQLAdmin):
         self._password_callback = password_callback
         self._connect_timeout_s = connect_timeout_s
         self._pruned_to = 0
+        self._taken_at = 0
 
     def connect(self) -> None:
         """Open the connection, unless it is open, and check the version of the tables."""
@@ -75,9 +77,12 @@ class PostgreSQLStore(PostgreSQLAdmin):
             return None
         with self.session.durable() as connection:
             self._refuse_standby(connection)
+            # Before this transaction has an id, so that it bounds what comes after it.
+            sequence_value, cache = self._sequence(connection)
             if not self._take(connection, relay, lane, owner, lease_s):
                 return None
-            self._check_log(connection, relay, lane)
+            self._check_log(connection, relay, lane, sequence_value, cache)
+            self._taken_at = sequence_value
             log_id = self._incarnation(connection)
             return self._lease(connection, relay, lane, log_id)
 
@@ -132,21 +137,31 @@ class PostgreSQLStore(PostgreSQLAdmin):
         )
         return True
 
-    def _check_log(self, connection: psycopg.Connection, relay: str, lane: str) -> None:
-        """Raise LogInconsistent if the cursor is ahead of its database."""
+    def _sequence(self, connection: psycopg.Connection) -> tuple[int, int]:
+        """Return the last number of the log's sequence, and its cache."""
         sequence = self._names["outbox_message_seq"]
-        last_value, cache, xmax = cast(
-            "tuple[int, int, int]",
-            connection.execute(
-                f"""select case when s.is_called then s.last_value else 0 end, q.seqcache,
-                           pg_snapshot_xmax(pg_current_snapshot())::text::bigint
-                      from {sequence} as s, pg_sequence as q
-                     where q.seqrelid = %s::regclass""",
-                (sequence,),
-            ).fetchone(),
-        )
+        row = connection.execute(
+            f"""select case when s.is_called then s.last_value else 0 end, q.seqcache
+                  from {sequence} as s, pg_sequence as q where q.seqrelid = %s::regclass""",
+            (sequence,),
+        ).fetchone()
+        return cast("tuple[int, int]", row)
+
+    def _check_log(
+        self,
+        connection: psycopg.Connection,
+        relay: str,
+        lane: str,
+        sequence_value: int,
+        cache: int,
+    ) -> None:
+        """Raise LogInconsistent if the cursor is ahead of its database."""
         latest = self._plans(connection, relay, lane)[-1]
-        check_sequence(last_value, cache, latest)
+        check_sequence(sequence_value, cache, latest)
+        row = connection.execute(
+            "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+        ).fetchone()
+        (xmax,) = cast("tuple[int]", row)
         if latest.target.xmax > xmax:
             raise LogInconsistent(
                 f"the cursor of relay {relay!r} knows transaction {latest.target.xmax - 1}, but"
@@ -209,6 +224,10 @@ class PostgreSQLStore(PostgreSQLAdmin):
         """Return a reader that begins at the lease's position."""
         with self.session.translated() as connection:
             plans = self._plans(connection, lease.relay, lease.lane)
+        # Taking the lease was a write like the saving of a plan: the sequence was read, then the
+        # transaction took an id and committed. So that value bounds what is fresh to any snapshot
+        # taken since, and the first idle poll after a large backlog need not scan it once more.
+        plans[-1] = replace(plans[-1], next_floor=max(plans[-1].next_floor, self._taken_at))
         return PostgreSQLReader(self.session, self._names, lease, plans)
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
