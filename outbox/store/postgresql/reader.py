@@ -32,15 +32,17 @@ _SELECTED = "seq, id, topic, key, payload, type, content_type, headers, tracepar
 #: What a message weighs, in bytes. octet_length does not fetch a payload that is stored apart.
 _WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
 
+# No JIT: the price of what is switched off, and must be used all the same (a sequence can only be
+# read as a whole), would make the server compile a query of one row for 70 ms.
 # The planner must use the index on seq (fresh) or on xid (late) whatever the statistics say, also
 # when they were taken while the log was empty.
 _SETTINGS = (
-    "set local plan_cache_mode = force_custom_plan; "
+    "set local plan_cache_mode = force_custom_plan; set local jit = off; "
     "set local enable_seqscan = off; set local enable_bitmapscan = off"
 )
 # The same as one statement, for where several in one are not possible.
 _SETTINGS_AS_QUERY = """
-    select set_config('plan_cache_mode', 'force_custom_plan', true),
+    select set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true),
            set_config('enable_seqscan', 'off', true),
            set_config('enable_bitmapscan', 'off', true)"""
 
@@ -260,7 +262,7 @@ class _Statements:
                and exists (select from {names["outbox_plan"]} as p
                             where p.relay = %(relay)s and p.lane = %(lane)s
                               and p.plan_no = %(no)s::bigint - 1
-                              and p.target::text = %(last)s)
+                              and p.target::text = %(last)s::pg_snapshot::text)
                for update"""
 
     @staticmethod
