@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from outbox.headers import WireHeaders, wire_headers
 from outbox.store.base import Record
 
 if TYPE_CHECKING:
@@ -102,6 +103,14 @@ def record(topic: str, seq: int = 1, **changes: Any) -> Record:
 
 def some_records(topic: str, count: int, **changes: Any) -> list[Record]:
     return [record(topic, seq, **changes) for seq in range(1, count + 1)]
+
+
+def headers_of(record: Record) -> WireHeaders:
+    """Return the headers that a publisher sends with a record."""
+    return wire_headers(
+        *(record.id, record.type, record.content_type, record.traceparent, record.tracestate),
+        *(f"{PREFIX}{record.seq}", record.headers),
+    )
 
 
 def as_arrived(message: Message) -> Arrived:

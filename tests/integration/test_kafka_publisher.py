@@ -15,12 +15,10 @@ from confluent_kafka import KafkaError, KafkaException, Producer, murmur2
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, OutboxError
-from outbox.publishers.kafka import KafkaPublisher, _wire
 from outbox.publishers.sizes import batch_size, client_size
 from outbox.publishers.topics import TopicUnavailable
 from outbox.store.base import Record
 from tests.conformance.publisher_kit import (
-    PREFIX,
     TIMEOUT_S,
     Sending,
     as_arrived,
@@ -160,7 +158,7 @@ def _send_as_anybody(kafka: KafkaServer, *records: Record) -> set[int | None]:
     for each in records:
         producer.produce(
             *(each.topic, each.payload, each.key),
-            headers=_wire(each, PREFIX),
+            headers=_wires([each], PREFIX)[0],
             on_delivery=lambda error, _: errors.add(error and error.code()),
         )
     assert producer.flush(TIMEOUT_S) == 0
@@ -212,7 +210,7 @@ def test_a_topics_limit_is_known_to_the_byte(kafka: KafkaServer, new_sending: Ne
     headers = json.dumps({"tenant": "Größe", "long": "x" * 200, "none": None})
     topic = kafka.create_topic(partitions=1, max_message_bytes="20000")
     empty = record(topic, key="k" * 100, headers=headers)
-    spare = 20_000 - batch_size(empty._replace(payload=bytes(10_000)), _wire(empty, PREFIX))
+    spare = 20_000 - batch_size(empty._replace(payload=bytes(10_000)), _wires([empty], PREFIX)[0])
     largest = empty._replace(payload=bytes(10_000 + spare))
 
     # When it is published, then it arrives
@@ -234,7 +232,7 @@ def test_the_clients_limit_is_known_to_the_byte(
     # Given a message of exactly the size that the client takes
     topic = kafka.create_topic(partitions=1)
     empty = record(topic, key=key, headers=headers, payload=b"")
-    spare = 20_000 - client_size(empty, _wire(empty, PREFIX))
+    spare = 20_000 - client_size(empty, _wires([empty], PREFIX)[0])
     limits = {"message.max.bytes": 20_000}
 
     # When it is published, then it arrives, and with a byte more it is refused
@@ -246,7 +244,7 @@ def test_the_clients_limit_is_known_to_the_byte(
     larger = empty._replace(payload=bytes(spare + 1))
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, **limits})
     with pytest.raises(KafkaException, match="too large"):
-        producer.produce(topic, larger.payload, larger.key, headers=_wire(larger, PREFIX))
+        producer.produce(topic, larger.payload, larger.key, headers=_wires([larger], PREFIX)[0])
 
 
 def test_what_the_client_would_not_take_is_refused_before_anything_of_its_page_is_sent(
