@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, murmur2
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, OutboxError
+from outbox.publishers.kafka import KafkaPublisher
 from outbox.publishers.sizes import batch_size, client_size
 from outbox.publishers.topics import TopicUnavailable
 from outbox.store.base import Record
@@ -22,6 +23,7 @@ from tests.conformance.publisher_kit import (
     TIMEOUT_S,
     Sending,
     as_arrived,
+    headers_of,
     ids,
     record,
     some_records,
@@ -158,7 +160,7 @@ def _send_as_anybody(kafka: KafkaServer, *records: Record) -> set[int | None]:
     for each in records:
         producer.produce(
             *(each.topic, each.payload, each.key),
-            headers=_wires([each], PREFIX)[0],
+            headers=headers_of(each),
             on_delivery=lambda error, _: errors.add(error and error.code()),
         )
     assert producer.flush(TIMEOUT_S) == 0
@@ -210,7 +212,7 @@ def test_a_topics_limit_is_known_to_the_byte(kafka: KafkaServer, new_sending: Ne
     headers = json.dumps({"tenant": "Größe", "long": "x" * 200, "none": None})
     topic = kafka.create_topic(partitions=1, max_message_bytes="20000")
     empty = record(topic, key="k" * 100, headers=headers)
-    spare = 20_000 - batch_size(empty._replace(payload=bytes(10_000)), _wires([empty], PREFIX)[0])
+    spare = 20_000 - batch_size(empty._replace(payload=bytes(10_000)), headers_of(empty))
     largest = empty._replace(payload=bytes(10_000 + spare))
 
     # When it is published, then it arrives
@@ -232,7 +234,7 @@ def test_the_clients_limit_is_known_to_the_byte(
     # Given a message of exactly the size that the client takes
     topic = kafka.create_topic(partitions=1)
     empty = record(topic, key=key, headers=headers, payload=b"")
-    spare = 20_000 - client_size(empty, _wires([empty], PREFIX)[0])
+    spare = 20_000 - client_size(empty, headers_of(empty))
     limits = {"message.max.bytes": 20_000}
 
     # When it is published, then it arrives, and with a byte more it is refused
@@ -244,7 +246,7 @@ def test_the_clients_limit_is_known_to_the_byte(
     larger = empty._replace(payload=bytes(spare + 1))
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, **limits})
     with pytest.raises(KafkaException, match="too large"):
-        producer.produce(topic, larger.payload, larger.key, headers=_wires([larger], PREFIX)[0])
+        producer.produce(topic, larger.payload, larger.key, headers=headers_of(larger))
 
 
 def test_what_the_client_would_not_take_is_refused_before_anything_of_its_page_is_sent(
