@@ -140,6 +140,7 @@ def test_a_frozen_relay_that_wakes_up_after_its_lease_sends_nothing_but_repeats(
         broker.pause()
         fragile.write(each=500)
         _wait_until_planned(fragile)
+        _wait_for_plans(fragile, 2)  # made after all before them was handed to the producer
         frozen.signal(signal.SIGSTOP)
         wait_until(lambda: process_state(frozen.process.pid)[0] == "T", what="the frozen state")
         broker.resume()
@@ -176,4 +177,15 @@ def _wait_until_planned(scene: Scene) -> None:
             )
         ),
         what="a plan of all messages",
+    )
+
+
+def _wait_for_plans(scene: Scene, count: int) -> None:
+    """Wait until there are so many more plans."""
+    ((first,),) = scene.query("select max(plan_no) from outbox_plan")
+    wait_until(
+        lambda: scene.query(
+            "select true from outbox_plan where plan_no >= %(plan)s", plan=first + count
+        ),
+        what=f"{count} more plans",
     )
