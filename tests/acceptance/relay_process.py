@@ -153,3 +153,17 @@ def said_at(running: Running, words: str) -> datetime:
 def warnings(running: Running) -> list[str]:
     """Return the warnings and errors in a relay's log."""
     return [line for line in running.lines if line.split()[1:2] in (["warning"], ["error"])]
+
+
+def wait_until_planned(scene: Scene) -> None:
+    """Wait until all that is committed belongs to a plan, so that it is sent now."""
+    wait_until(
+        lambda: (
+            not scene.query(
+                """select from outbox_message
+                where not pg_visible_in_snapshot(
+                    xid, (select target from outbox_plan order by plan_no desc limit 1)) limit 1"""
+            )
+        ),
+        what="a plan of all messages",
+    )

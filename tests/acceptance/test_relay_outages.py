@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.relay_process import warnings
+from tests.acceptance.relay_process import wait_until_planned, warnings
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -70,6 +71,37 @@ def test_it_outlives_the_broker(fragile: Scene, broker: KafkaCluster, end: str) 
     assert len(warnings(relay)) == 1, relay.lines
     assert sum("going on" in line for line in relay.lines) == 1, relay.lines
     _nothing_is_lost(fragile, relay)
+
+
+def test_what_the_broker_never_acknowledged_is_sent_by_the_successor_of_a_killed_relay(
+    fragile: Scene, broker: KafkaCluster
+) -> None:
+    # Given a relay that has handed messages to its producer, and a broker that is gone
+    relay = fragile.holder("--lease", "2")
+    fragile.write()
+    fragile.wait_until_delivered()
+    broker.kill()
+    fragile.write(each=10)
+    # And that has saved its position since, more than once
+    for _ in range(2):
+        _wait_for_a_save(fragile)
+    # When it is killed, and both come back
+    relay.signal(signal.SIGKILL)
+    relay.wait()
+    broker.start()
+    successor = fragile.holder()
+    # Then everything arrives
+    _nothing_is_lost(fragile, successor, repeats=0)
+
+
+def _wait_for_a_save(scene: Scene) -> None:
+    """Wait until what was committed before is sent, and the position saved after that."""
+    wait_until_planned(scene)
+    before = scene.query("select lease_until from outbox_cursor")
+    wait_until(
+        lambda: scene.query("select lease_until from outbox_cursor") != before,
+        what="the relay to save its position",
+    )
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

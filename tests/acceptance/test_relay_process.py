@@ -11,7 +11,7 @@ import pytest
 
 from outbox.relay.settings import RelaySettings
 from tests.acceptance.producers import Producers, late_of
-from tests.acceptance.relay_process import HOLDS, STANDBY, said_at, warnings
+from tests.acceptance.relay_process import HOLDS, STANDBY, said_at, wait_until_planned, warnings
 from tests.servers.process import process_state
 from tests.waiting import wait_until
 
@@ -72,7 +72,7 @@ def test_sigterm_drains_hands_over_at_once_and_causes_no_repeats(scene: Scene) -
     standby = scene.relay("--lease", LONG)
     standby.says(STANDBY)
     scene.write(each=10_000)
-    _wait_until_planned(scene)
+    wait_until_planned(scene)
     # When the holder is told to stop
     holder.signal(signal.SIGTERM)
     # Then it ends well, and the lane is the other's at once
@@ -114,7 +114,7 @@ def test_a_second_sigterm_ends_a_relay_that_waits_for_the_broker(
     relay = fragile.holder()
     broker.pause()
     fragile.write(each=10)
-    _wait_until_planned(fragile)
+    wait_until_planned(fragile)
     # When it is told to stop, it waits for the acknowledgements
     relay.signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -139,7 +139,7 @@ def test_a_frozen_relay_that_wakes_up_after_its_lease_sends_nothing_but_repeats(
         old = Producers(broker, fragile.topic).all
         broker.pause()
         fragile.write(each=500)
-        _wait_until_planned(fragile)
+        wait_until_planned(fragile)
         _wait_for_plans(fragile, 2)  # made after all before them was handed to the producer
         frozen.signal(signal.SIGSTOP)
         wait_until(lambda: process_state(frozen.process.pid)[0] == "T", what="the frozen state")
@@ -164,20 +164,6 @@ def test_a_frozen_relay_that_wakes_up_after_its_lease_sends_nothing_but_repeats(
     assert sum(HOLDS in line for line in successor.lines) == 1
     with capsys.disabled():
         print(f"\na frozen relay sent {late} messages late; {findings}")
-
-
-def _wait_until_planned(scene: Scene) -> None:
-    """Wait until all that is committed belongs to a plan, so that it is sent now."""
-    wait_until(
-        lambda: (
-            not scene.query(
-                """select from outbox_message
-                where not pg_visible_in_snapshot(
-                    xid, (select target from outbox_plan order by plan_no desc limit 1)) limit 1"""
-            )
-        ),
-        what="a plan of all messages",
-    )
 
 
 def _wait_for_plans(scene: Scene, count: int) -> None:
