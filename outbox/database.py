@@ -246,11 +246,13 @@ def _with_defaults(
         "client_encoding": "utf8",
         # libpq takes one second for two, and less as no limit at all.
         "connect_timeout": str(max(2, round(connect_timeout))),
-        # A server that vanished without a word is noticed in about half a minute.
+        # A server that vanished without a word is noticed in about half a minute: the last line is
+        # for what was sent and never acknowledged, where keepalives are not used.
         "keepalives": "1",
         "keepalives_idle": "10",
         "keepalives_interval": "5",
         "keepalives_count": "4",
+        "tcp_user_timeout": "30000",
         **dict(url.parameters),
     }
 

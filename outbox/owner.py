@@ -6,9 +6,10 @@ import itertools
 import os
 import re
 import socket
+from contextlib import suppress
 from pathlib import Path
 
-_FORM = re.compile(r"\S+ pid=(?P<pid>\d+) start=(?P<start>\d+) in=(?P<place>\S+) .*")
+_FORM = re.compile(r"(?P<host>\S+) pid=(?P<pid>\d+) start=(?P<start>\d+) in=(?P<place>\S+) .*")
 _count = itertools.count(1)
 
 
@@ -34,7 +35,34 @@ def is_certainly_dead(owner: str) -> bool:
     match = _FORM.fullmatch(owner)
     if match is None or match["place"] == "unknown" or match["place"] != _place():
         return False
-    return _start_time(int(match["pid"])) != int(match["start"])
+    # Machines that were cloned while they ran have the same boot and the same process ids.
+    if match["host"] != socket.gethostname():
+        return False
+    pid = int(match["pid"])
+    start = _start_time(pid)
+    return start != int(match["start"]) and not (start is None and _is_hidden(pid))
+
+
+def _is_hidden(pid: int) -> bool:
+    """Return whether a process lives of which /proc tells nothing.
+
+    Hardened systems hide the processes of other users (hidepid, ProtectProc); kill still knows.
+    """
+    try:
+        Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        with suppress(PermissionError):
+            return _exists(pid)
+        return True
+    return False
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _place() -> str:

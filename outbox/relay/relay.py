@@ -212,15 +212,15 @@ class Relay:
         except BaseException:
             if publisher is not None:
                 publisher.close()
-            with suppress(LeaseLost, DatabaseUnavailable):
+            with suppress(LeaseLost, OutboxError):
                 self._store.release(lease, lease.position)
             raise
         return term
 
     def _end_term(self) -> None:
-        if self._term is not None:
-            self._term.close()
-            self._term = None
+        term, self._term = self._term, None
+        if term is not None:
+            term.close()
 
     # What is said, once per change
 

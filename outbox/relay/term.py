@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from outbox.errors import ConfigurationError, DatabaseUnavailable
+from outbox.errors import ConfigurationError, OutboxError
 from outbox.publishers.base import Publisher
 from outbox.relay.settings import RelaySettings
 from outbox.relay.settlement import InFlight
@@ -81,6 +81,9 @@ class Term:
         self.check_lease()
         page = self._read() if self._has_room else None
         if page is not None:
+            # Finding it may have taken longer than the lease lasts by our clock. Without this a
+            # relay would throw away what was found slowly, and look for it again, for ever.
+            self._save_if_due()
             self._send(page)
         self._publisher.poll(0 if page is not None or not self._in_flight else wait_s)
         delivered = self._in_flight.settle()
@@ -100,7 +103,7 @@ class Term:
     @property
     def _has_room(self) -> bool:
         in_flight, limits = self._in_flight, self._settings
-        return (
+        return not in_flight or (
             in_flight.messages + limits.page_messages <= limits.in_flight_messages
             and in_flight.bytes < limits.in_flight_bytes
         )
@@ -164,7 +167,7 @@ class Term:
         """
         self._publisher.close()
         self._in_flight.settle()
-        with suppress(LeaseLost, DatabaseUnavailable):
+        with suppress(LeaseLost, OutboxError):
             self._store.release(self._lease, self._position_to_leave)
 
     @property

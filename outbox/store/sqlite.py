@@ -77,10 +77,11 @@ class SQLiteStore:
             connection.execute("begin immediate")
             try:
                 yield connection
+                connection.execute("commit")
             except BaseException:
-                connection.execute("rollback")
+                if connection.in_transaction:
+                    connection.execute("rollback")
                 raise
-            connection.execute("commit")
 
     @contextmanager
     def _translated(self) -> Iterator[sqlite3.Connection]:
@@ -275,10 +276,12 @@ class SQLiteStore:
         with self._transaction() as connection:
             if name in self.relays():
                 raise ConfigurationError(f"there is a relay called {name!r} already")
+            # An epoch of a relay of this name that was forgotten must not come again while its
+            # process runs.
             connection.execute(
-                f"""insert into {self._names["outbox_cursor"]} (relay, lane, after_seq)
-                    values (?, 'default', ?)""",
-                (name, 0 if start == "earliest" else int(self.horizon())),
+                f"""insert into {self._names["outbox_cursor"]} (relay, lane, after_seq, epoch)
+                    values (?, 'default', ?, ?)""",
+                (name, 0 if start == "earliest" else int(self.horizon()), time.time_ns() // 10**6),
             )
 
     def forget_relay(self, name: str) -> None:

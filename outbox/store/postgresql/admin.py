@@ -64,19 +64,26 @@ class PostgreSQLAdmin:
         visible = """(%(horizon)s::text is null
                       or pg_visible_in_snapshot(m.xid, %(horizon)s::text::pg_snapshot))"""
         in_target = "pg_visible_in_snapshot(m.xid, c.target)"
+        fresh = "c", "m.seq"
+        # One id at a time and compared as rows, as the reader does: only (xid, seq) fits that.
+        late = "c cross join lateral pg_snapshot_xip(c.{}) as late (id)", "m.xid, m.seq"
+        ids = f"(m.xid, m.seq) > (late.id, {{}}) and (m.xid, m.seq) <= (late.id, {2**63 - 1})"
         kinds = (
-            f"""m.seq > greatest(c.after_seq, c.floor)
-                and m.xid >= pg_snapshot_xmax(c.last) and {in_target}""",
-            f"""m.xid in (select pg_snapshot_xip(c.last)) and m.seq > c.after_seq
-                and {in_target}""",
-            "m.seq > c.target_floor and m.xid >= pg_snapshot_xmax(c.target)",
-            "m.xid in (select pg_snapshot_xip(c.target))",
+            (
+                *fresh,
+                f"""m.seq > greatest(c.after_seq, c.floor)
+                    and m.xid >= pg_snapshot_xmax(c.last) and {in_target}""",
+            ),
+            (late[0].format("last"), late[1], f"{ids.format('c.after_seq')} and {in_target}"),
+            (*fresh, "m.seq > c.target_floor and m.xid >= pg_snapshot_xmax(c.target)"),
+            (late[0].format("target"), late[1], ids.format(0)),
         )
         union = " union all ".join(
-            f"""(select m.seq, m.created_at from c cross join lateral (
-                    select seq, created_at, xid from {log} as m
-                     where {kind} and {visible} order by seq limit {limit}) as m)"""
-            for kind in kinds
+            f"""(select m.seq, m.created_at from {source} cross join lateral (
+                    select m.seq, m.created_at from {log} as m
+                     where {kind} and {visible} order by {order} limit {limit}) as m
+                  limit {limit})"""
+            for source, order, kind in kinds
         )
         return f"""
             with c as materialized (
@@ -223,13 +230,17 @@ class PostgreSQLAdmin:
     def create_relay(self, name: str, start: Literal["earliest", "latest"]) -> None:
         """Make a relay name that begins at the first retained message or after the last one."""
         check_name("relay", name)
-        # Floor 0 is always right and only slow; plans raise it by themselves.
+        # Floor 0 is always right and only slow; plans raise it by themselves. The numbers begin at
+        # the time in milliseconds: a relay of this name may have been forgotten, whose epoch must
+        # not come again while its process runs, nor its positions as those of other messages.
         snapshot = "'3:3:'::pg_snapshot" if start == "earliest" else "pg_current_snapshot()"
         with self.session.durable() as connection:
             try:
                 connection.execute(
-                    f"insert into {self._names['outbox_cursor']} (relay, lane) "
-                    "values (%s, 'default')",
+                    f"""insert into {self._names["outbox_cursor"]} (relay, lane, plan_no, epoch)
+                        select %s, 'default', now, now
+                          from (select (extract(epoch from clock_timestamp()) * 1000)::bigint)
+                               as clock (now)""",
                     (name,),
                 )
             except psycopg.errors.UniqueViolation as error:
@@ -237,8 +248,9 @@ class PostgreSQLAdmin:
             connection.execute(
                 f"""insert into {self._names["outbox_plan"]}
                        (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor)
-                    select %s, 'default', 0, 0, s, 0, s, 0, 0
-                      from (select {snapshot} as s) as now""",
+                    select relay, lane, plan_no, epoch, s, 0, s, 0, 0
+                      from {self._names["outbox_cursor"]}, (select {snapshot} as s) as now
+                     where relay = %s""",
                 (name,),
             )
 
@@ -271,4 +283,6 @@ class PostgreSQLAdmin:
 
 
 def _avoid_scans(connection: psycopg.Connection) -> None:
-    connection.execute("set local enable_seqscan = off; set local enable_bitmapscan = off")
+    connection.execute(
+        "set local jit = off; set local enable_seqscan = off; set local enable_bitmapscan = off"
+    )
