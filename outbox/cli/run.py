@@ -57,9 +57,12 @@ def run(*, drain: bool, log_format: str, log_level: str, **flags: object) -> Non
     Waits for servers that are away. SIGTERM and SIGINT let it see the acknowledgements of what is
     in flight, hand over and end; a second signal ends it at once.
     """
+    from outbox.relay.collector import spare_the_collector
+
     settings = settings_from(flags)
     set_up_logging(log_format, log_level)
     relay = _relay(settings)
+    spare_the_collector()
     stop = threading.Event()
     with _signals(stop):
         relay.run(stop, drain=drain)

@@ -40,9 +40,9 @@ class Publisher(Protocol):
         delivery: Delivery,
         check: Callable[[], None],
     ) -> None:
-        """Hand a page's messages to the broker, in order, without waiting for acknowledgements.
+        """Hand a page's messages to the broker, in order, and do not wait for the last of them.
 
-        `check` is called every few hundred messages and may raise, to stop in the middle. Raises
+        What became of messages is reported from within this, `poll` and `flush` only. `check` is called every few hundred messages and may raise, to stop in the middle. Raises
         MessageRefused, having sent nothing of the page, for a message the broker would refuse;
         BrokerUnavailable.
         """
@@ -50,7 +50,7 @@ class Publisher(Protocol):
     def poll(self, timeout_s: float) -> None:
         """Report what became of messages, waiting up to `timeout_s` for the first report.
 
-        Raises DeliveryFailed.
+        Raises DeliveryFailed, or MessageRefused where the message itself is at fault.
         """
 
     def flush(self, timeout_s: float) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, MissingExtra
 from outbox.headers import WireHeaders, wire_headers
 from outbox.publishers.base import Delivery, DeliveryFailed
+from outbox.publishers.cold import ColdPartitions
 from outbox.publishers.faults import Fault, fault_of
 from outbox.publishers.topics import TopicLimits
 from outbox.store.base import Record
@@ -53,6 +54,9 @@ DEFAULTS: Mapping[str, object] = {
 
 _CHECK_EVERY = 256
 
+#: Half of the default of the broker's `producer.id.expiration.ms`.
+_BROKER_REMEMBERS_S = 12 * 3600.0
+
 #: How often, and for how many seconds, to look what broke a producer.
 _LOOKS, _LOOK_S = 3, 0.1
 
@@ -71,6 +75,8 @@ class KafkaPublisher:
         self._properties = {**DEFAULTS, **properties, **OWNED}
         self._producer, self._log = _make_producer(self._properties, self._on_error)
         self._topics = TopicLimits(self._properties)
+        self._cold = ColdPartitions(self._topics.partition_count)
+        self._sent_at = time.monotonic()
         self._kafka_error = _kafka_exceptions()
         self._trouble: str | None = None
         self._failure: Exception | None = None
@@ -106,11 +112,18 @@ class KafkaPublisher:
     ) -> None:
         """Hand a page's messages to librdkafka, in order."""
         # All of them first: headers that are none refuse their message before any is sent.
-        wires = [_wire(record, position_prefix) for record in records]
+        wires = _wires(records, position_prefix)
         self._look_at_topics(records, wires, check)
+        self._forget_if_idle()
         page = _SentPage(records, delivery, self._sent)
         self._sent += len(records)
         self._produce(page, wires, check)
+
+    def _forget_if_idle(self) -> None:
+        now = time.monotonic()
+        if now - self._sent_at > _BROKER_REMEMBERS_S:
+            self._cold = ColdPartitions(self._topics.partition_count)
+        self._sent_at = now
 
     def _look_at_topics(
         self, records: list[Record], wires: list[WireHeaders], check: Callable[[], None]
@@ -121,16 +134,20 @@ class KafkaPublisher:
             self._rebuild(check)
         self._topics.refuse_oversized(records, wires)
 
-    def _rebuild(self, check: Callable[[], None]) -> None:
-        """Go on with batches that fit the smallest topic: a batch of many small messages is refused
-        as a whole when it is larger than the topic's `max.message.bytes`."""
+    def _wait_for_acknowledgements(self, check: Callable[[], None]) -> None:
         while len(self._producer):
             check()
             self.poll(0.1)
+
+    def _rebuild(self, check: Callable[[], None]) -> None:
+        """Go on with batches that fit the smallest topic: a batch of many small messages is refused
+        as a whole when it is larger than the topic's `max.message.bytes`."""
+        self._wait_for_acknowledgements(check)
         self._properties["batch.size"] = self._topics.smallest_batch
         self._abandon()
         self._producer, self._log = _make_producer(self._properties, self._on_error)
         self._last.clear()
+        self._cold = ColdPartitions(self._topics.partition_count)
 
     def _produce(
         self,
@@ -139,16 +156,19 @@ class KafkaPublisher:
         check: Callable[[], None],
     ) -> None:
         produce = self._producer.produce
-        report = partial(self._report, page)
+        report = self._reporter(page)
         traced = self._traced
-        for index, record in enumerate(page.records):
+        cold = self._cold.among({record[2] for record in page.records})
+        for index, (record, wire) in enumerate(zip(page.records, wires, strict=True)):
             _, _, topic, key, payload, _, _, _, parent, _, _ = record
             if not index % _CHECK_EVERY:
                 check()
                 self.poll(0)
+            if cold and topic in cold and key is not None and self._cold.must_wait(topic, key):
+                self._wait_for_acknowledgements(check)
+                self._cold.acknowledged(topic, key)
             if traced and parent is not None:
                 page.start_span(index, record)
-            wire = wires[index]
             try:
                 produce(topic, payload, key, on_delivery=partial(report, index), headers=wire)
             except BufferError:
@@ -229,26 +249,36 @@ class KafkaPublisher:
 
     # Called by librdkafka, from within poll. Must not raise.
 
-    def _report(self, page: _SentPage, index: int, error: Any, message: Any) -> None:
-        """Note what became of a message. One function, no calls: this runs for every message."""
-        if self._failure is not None or error is not None:
-            self._report_failure(page, index, error, message)
-            return
-        offset = message.offset()
-        place = message.topic(), message.partition()
-        number = page.base + index
-        last_number, last_offset = self._last.get(place, _BEFORE_ALL)
-        if offset is None or offset <= last_offset or number <= last_number:
-            # No offset: an implicit acknowledgement, the broker never said where the message is.
-            reason = "acknowledged without an offset" if offset is None else "out of order"
-            self._fail(page, index, reason, Fault.BROKER)
-            page.end_span(index, message, "not confirmed")
-            return
-        self._last[place] = number, offset
-        self._trouble = None
-        page.delivery.acknowledged(index)
-        if page.spans:
-            page.end_span(index, message, None)
+    def _reporter(self, page: _SentPage) -> Callable[[int, Any, Any], None]:
+        """Return what notes what became of a page's messages.
+
+        It runs for every message, so what it needs is at hand in local names.
+        """
+        last, records, base = self._last, page.records, page.base
+        acknowledged = page.delivery.acknowledged
+
+        def report(index: int, error: Any, message: Any) -> None:
+            if error is not None or self._failure is not None:
+                self._report_failure(page, index, error, message)
+                return
+            offset = message.offset()
+            place = records[index][2], message.partition()
+            number = base + index
+            last_number, last_offset = last.get(place, _BEFORE_ALL)
+            if offset is None or offset <= last_offset or number <= last_number:
+                # No offset: an implicit acknowledgement, the broker never said where it is.
+                reason = "acknowledged without an offset" if offset is None else "out of order"
+                self._fail(page, index, reason, Fault.BROKER)
+                page.end_span(index, message, "not confirmed")
+                return
+            last[place] = number, offset
+            acknowledged(index)
+            if self._trouble is not None:
+                self._trouble = None
+            if page.spans:
+                page.end_span(index, message, None)
+
+        return report
 
     def _report_failure(self, page: _SentPage, index: int, error: Any, message: Any) -> None:
         if self._failure is not None:
@@ -328,10 +358,12 @@ def _make_producer(
         raise ConfigurationError(f"Kafka properties: {_sentence(error)}") from error
 
 
-def _wire(record: Record, position_prefix: str) -> WireHeaders:
-    seq, id_, _, _, _, type_, content_type, headers, parent, state, _ = record
-    position = f"{position_prefix}{seq}"
-    return wire_headers(id_, type_, content_type, parent, state, position, headers)
+def _wires(records: list[Record], position_prefix: str) -> list[WireHeaders]:
+    """Return the headers of each message. Raises MessageRefused for headers that are none."""
+    return [
+        wire_headers(id_, type_, content, parent, state, f"{position_prefix}{seq}", headers)
+        for seq, id_, _, _, _, type_, content, headers, parent, state, _ in records
+    ]
 
 
 def _kafka_exceptions() -> tuple[type[Exception], ...]:

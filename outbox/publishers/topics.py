@@ -22,7 +22,8 @@ _CLIENTS_DEFAULT = 1_000_000
 #: Room for what Kafka adds: the batch's header (61 bytes), the record's own lengths.
 _OVERHEAD = 512
 
-_ASK_TIMEOUT_S = 5.0
+#: Well within a lease: the relay cannot renew it while it waits for an answer.
+_ASK_TIMEOUT_S = 2.0
 
 
 class TopicUnavailable(BrokerUnavailable):
@@ -39,7 +40,8 @@ class TopicLimits:
             "compression.type", properties.get("compression.codec", "none")
         ) not in ("none", None)
         self._client_limit = int(str(properties.get("message.max.bytes", _CLIENTS_DEFAULT)))
-        self._known: set[str] = set()
+        self._partitions: dict[str, int] = {}
+        self._can_ask = True
         self._asked: set[str] = set()
         self._limits: dict[str, int] = {}
 
@@ -50,16 +52,25 @@ class TopicLimits:
 
     def know(self, metadata: Any) -> None:
         """Take the topics of a cluster's metadata as existing."""
-        self._known.update(name for name, topic in metadata.topics.items() if topic.error is None)
+        for name, topic in metadata.topics.items():
+            if topic.error is None:
+                self._partitions[name] = len(topic.partitions)
+        # The question about settings goes to the controller; a mock cluster has none.
+        self._can_ask = metadata.controller_id in metadata.brokers
+
+    def partition_count(self, topic: str) -> int | None:
+        """Return how many partitions a topic has, None if that is not known."""
+        return self._partitions.get(topic)
 
     def meet(self, topics: set[str], client: Any) -> None:
         """Look up topics not met before. Raises TopicUnavailable for one that does not exist."""
         new = topics - self._asked
         if not new:
             return
-        for topic in sorted(new - self._known):
+        for topic in sorted(new - self._partitions.keys()):
             self._look_up(topic, client)
-        self._limits.update(self._ask_limits(sorted(new)))
+        if self._can_ask:
+            self._limits.update(self._ask_limits(sorted(new)))
         self._asked |= new
 
     def _look_up(self, topic: str, client: Any) -> None:
@@ -76,7 +87,8 @@ class TopicLimits:
                 f"topic {topic!r}: {found.error.str().removeprefix('Broker: ')}; create the topic "
                 "or grant the relay the right to write to it. Nothing is lost meanwhile"
             )
-        self._known.add(topic)
+        if found.error is None:
+            self._partitions[topic] = len(found.partitions)
 
     def _ask_limits(self, topics: list[str]) -> dict[str, int]:
         """Return `max.message.bytes` of topics, but for those that we may not ask about."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -292,6 +293,27 @@ def test_a_message_behind_one_that_the_broker_refuses_does_not_overtake_it(
     # Then nothing behind it is in the log
     assert sending.tally.indexes == [0, 1, 2]
     assert log(kafka, topic) == ids(sending.records[:3])
+
+
+def test_the_first_message_for_a_partition_is_not_overtaken_when_the_broker_refuses_it(
+    kafka: KafkaServer, new_sending: NewSending
+) -> None:
+    """The broker takes the request behind a refused one from a producer that it does not know."""
+    for _ in range(5):
+        # Given a message whose size only the broker can judge, since messages are compressed
+        topic = kafka.create_topic(partitions=1, max_message_bytes="5000")
+        guilty = record(topic, payload=os.urandom(6_000))
+        sending = new_sending(**{**ALONE, "compression.type": "gzip"})
+
+        # When it is the first that a new producer sends there, with others behind it
+        with suppress(OutboxError):
+            sending.publish([guilty, *some_records(topic, 20)])
+        with pytest.raises(OutboxError):
+            sending.publisher.flush(TIMEOUT_S)
+        sending.publisher.close()
+
+        # Then nothing is in the log
+        assert log(kafka, topic) == []
 
 
 def _limit(kafka: KafkaServer, topic: str, size: int) -> None:
