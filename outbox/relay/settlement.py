@@ -49,6 +49,10 @@ class InFlight:
         self.bytes += sent.bytes
         return sent
 
+    def has_before(self, sent: SentPage) -> bool:
+        """Return whether pages sent before this one wait for an acknowledgement."""
+        return bool(self._pages) and self._pages[0] is not sent
+
     def settle(self) -> int:
         """Drop pages that are acknowledged, from the front; return how many messages that were."""
         settled = 0

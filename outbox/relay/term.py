@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from outbox.errors import ConfigurationError, OutboxError
+from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, OutboxError
 from outbox.publishers.base import Publisher
 from outbox.relay.settings import RelaySettings
-from outbox.relay.settlement import InFlight
+from outbox.relay.settlement import InFlight, SentPage
 from outbox.store.base import Lease, LeaseLost, Page, Position, Store
 
 Clock = Callable[[], float]
@@ -113,10 +113,28 @@ class Term:
 
     def _send(self, page: Page) -> None:
         sent = self._in_flight.add(page)
-        if page.records:
+        if not page.records:
+            return
+        try:
             self._publisher.publish(
                 list(page.records), f"{self._prefix}{page.batch}/", sent, self.check_lease
             )
+        except (BrokerUnavailable, MessageRefused):
+            self._wait_for_pages_before(sent)
+            raise
+
+    def _wait_for_pages_before(self, sent: SentPage) -> None:
+        """Let what is in flight arrive when a page is refused, for a topic that does not exist say.
+
+        Otherwise every attempt would send the pages before it again, and never get beyond them.
+        """
+        deadline = self._clock() + self._settings.drain_timeout_s
+        with suppress(BrokerUnavailable, MessageRefused):
+            while self._in_flight.has_before(sent) and self._clock() < deadline:
+                self.check_lease()
+                self._publisher.poll(0.05)
+                self._in_flight.settle()
+                self._save_if_due()
 
     def check_lease(self) -> None:
         """Raise LeaseLost when our own clock says that the lease may have run out.

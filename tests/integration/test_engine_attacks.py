@@ -15,12 +15,12 @@ import psycopg
 import pytest
 
 from outbox.database import DatabaseUrl
-from outbox.errors import DatabaseUnavailable, OutboxError
+from outbox.errors import BrokerUnavailable, DatabaseUnavailable, OutboxError
 from outbox.owner import is_certainly_dead, new_owner
 from outbox.publishers.memory import MemoryPublisher, PublishedMessage
 from outbox.relay.relay import Pass, Relay
 from outbox.relay.settings import RelaySettings
-from outbox.store.base import LeaseLost, Page, Position
+from outbox.store.base import LeaseLost, Page, Position, Record
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, read_all
 from tests.waiting import wait_until
@@ -38,6 +38,26 @@ def any_kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreKit
     kit = StoreKit(DatabaseUrl.parse(url))
     yield kit
     kit.close()
+
+
+class SlowBroker(MemoryPublisher):
+    """Acknowledges after a while, and what is on the way arrives even when nobody listens."""
+
+    _polls = 0
+
+    def publish(self, records: list[Record], *more: Any) -> None:
+        if any(record[2] == "missing" for record in records):
+            raise BrokerUnavailable("no such topic")
+        super().publish(records, *more)
+
+    def poll(self, timeout_s: float) -> None:
+        self._polls += 1
+        if self._polls > 2:
+            super().poll(timeout_s)
+
+    def close(self) -> None:
+        self.published.extend(message for message, _, _ in self._waiting)
+        super().close()
 
 
 @pytest.fixture
@@ -241,6 +261,23 @@ class TestPace:
         with Relay(store, MemoryPublisher, clock=lambda: now[0]) as relay:
             assert relay._begin_term()
             assert relay._current_term.step(0).delivered == 1
+
+    def test_a_page_that_is_refused_does_not_have_those_before_it_sent_again_and_again(
+        self, any_kit: StoreKit
+    ) -> None:
+        # Given a message for a topic that does not exist, behind others
+        with any_kit.transaction() as connection:
+            any_kit.write(connection, *"abcdef")
+            any_kit.write(connection, "x", topic="missing")
+        published: list[PublishedMessage] = []
+        # When the relay tries again and again, with a broker that takes its time
+        settings = RelaySettings(page_messages=6)
+        with Relay(any_kit.store(), lambda: SlowBroker(published), settings) as relay:
+            for _ in range(3):
+                with pytest.raises(BrokerUnavailable, match="no such topic"):
+                    relay.run_once()
+        # Then the others arrived once
+        assert [message.key for message in published] == [*"abcdef"]
 
     @pytest.mark.parametrize("running", [False, True])
     def test_what_is_delivered_is_found_out_without_reading_the_log(
