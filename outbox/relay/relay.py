@@ -60,7 +60,7 @@ class Relay:
         self._make_publisher = make_publisher
         self._settings = settings or RelaySettings()
         self._clock = clock
-        self._owner = new_owner()
+        self._owner = ""  # a name of this process, and between here and there may be a fork
         self._backoff = Backoff()
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._term: Term | None = None
@@ -185,6 +185,7 @@ class Relay:
     def _begin_term(self, goal: _Goal | None = None) -> bool:
         """Take the lane if it is free, and reach the broker."""
         self._store.connect()
+        self._owner = self._owner or new_owner()
         if goal is not None:
             goal.set()
         asked_at = self._clock()

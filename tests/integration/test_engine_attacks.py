@@ -344,6 +344,19 @@ class TestOwners:
             other.communicate(b"\n")
             assert is_certainly_dead(them)
 
+    def test_a_relay_made_before_a_fork_is_of_the_process_that_runs_it(
+        self, any_kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in servers that load the application once and fork their workers."""
+        relay = Relay(any_kit.store(), MemoryPublisher)
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", os.getppid)
+            relay.run_once()
+
+        (status,) = any_kit.store().status("default")
+        assert f" pid={os.getppid()} " in str(status.owner)
+        relay.close()
+
     def test_nothing_is_known_of_a_process_on_a_machine_of_another_name(self) -> None:
         gone = new_owner().replace(f"pid={os.getpid()}", f"pid={2**22 + 1}")
         assert is_certainly_dead(gone)
