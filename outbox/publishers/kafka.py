@@ -233,7 +233,7 @@ class KafkaPublisher:
         """Return why the producer broke. The news that it did overtakes the report on the message
         that it broke on, and without that report nobody would know that waiting is no use."""
         for _ in range(_LOOKS):
-            if self._failure is not None:
+            if isinstance(self._failure, MessageRefused):
                 break
             try:
                 self._producer.poll(_LOOK_S)
@@ -281,19 +281,19 @@ class KafkaPublisher:
         return report
 
     def _report_failure(self, page: _SentPage, index: int, error: Any, message: Any) -> None:
-        if self._failure is not None:
-            # Later ones may be in Kafka, but they count only when everything before them does.
-            page.end_span(index, message, "not confirmed")
-            return
-        self._fail(page, index, error.str(), fault_of(error.name()))
-        page.end_span(index, message, error.name())
+        """Note a failure; or a success behind one, which counts only when all before it does."""
+        page.end_span(index, message, error.name() if error is not None else "not confirmed")
+        if error is not None:
+            self._fail(page, index, error.str(), fault_of(error.name()))
 
     def _fail(self, page: _SentPage, index: int, reason: str, fault: Fault) -> None:
-        if self._failure is None:
+        """Keep the first failure, unless a message turns out to be at fault: when a producer breaks
+        on one, those that were in its queue may be reported before it."""
+        refused = fault is Fault.MESSAGE
+        if self._failure is None or (refused and not isinstance(self._failure, MessageRefused)):
             record = Record(*page.records[index])
             sentence = f"message {record.id} for topic {record.topic!r}: {reason}"
-            kind = MessageRefused if fault is Fault.MESSAGE else DeliveryFailed
-            self._failure = kind(sentence)
+            self._failure = MessageRefused(sentence) if refused else DeliveryFailed(sentence)
 
 
 class _SentPage:
