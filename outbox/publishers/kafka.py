@@ -73,12 +73,12 @@ class KafkaPublisher:
 
     def __init__(self, properties: Mapping[str, object]) -> None:
         self._properties = {**DEFAULTS, **properties, **OWNED}
-        self._producer, self._log = _make_producer(self._properties, self._on_error)
+        self._complaint = _Complaint()
+        self._producer, self._log = _make_producer(self._properties, self._complaint.note)
         self._topics = TopicLimits(self._properties)
         self._cold = ColdPartitions(self._topics.partition_count)
         self._sent_at = time.monotonic()
         self._kafka_error = _kafka_exceptions()
-        self._trouble: str | None = None
         self._failure: Exception | None = None
         self._sent = 0
         # By topic and partition: the last acknowledged message's number and offset.
@@ -88,7 +88,7 @@ class KafkaPublisher:
     @property
     def trouble(self) -> str | None:
         """Return what keeps the broker from answering, or None."""
-        return self._trouble
+        return self._complaint.text
 
     def connect(self, timeout_s: float) -> str:
         """Reach the broker and return its cluster's id."""
@@ -97,9 +97,9 @@ class KafkaPublisher:
         except self._kafka_error as error:
             with suppress(*self._kafka_error):
                 self._producer.poll(0)  # what librdkafka has to say of the addresses
-            reason = self._trouble or _sentence(error)
+            reason = self._complaint.text or _sentence(error)
             raise BrokerUnavailable(f"Kafka cannot be reached: {reason}") from error
-        self._trouble = None
+        self._complaint.text = None
         self._topics.know(metadata)
         return str(metadata.cluster_id or "")
 
@@ -145,7 +145,7 @@ class KafkaPublisher:
         self._wait_for_acknowledgements(check)
         self._properties["batch.size"] = self._topics.smallest_batch
         self._abandon()
-        self._producer, self._log = _make_producer(self._properties, self._on_error)
+        self._producer, self._log = _make_producer(self._properties, self._complaint.note)
         self._last.clear()
         self._cold = ColdPartitions(self._topics.partition_count)
 
@@ -243,10 +243,6 @@ class KafkaPublisher:
             self._failure = DeliveryFailed(f"the producer failed: {_sentence(error)}")
         return self._failure
 
-    def _on_error(self, error: Any) -> None:
-        """Remember what librdkafka complains of; the relay says it once."""
-        self._trouble = error.str()
-
     # Called by librdkafka, from within poll. Must not raise.
 
     def _reporter(self, page: _SentPage) -> Callable[[int, Any, Any], None]:
@@ -255,7 +251,7 @@ class KafkaPublisher:
         It runs for every message, so what it needs is at hand in local names.
         """
         last, records, base = self._last, page.records, page.base
-        acknowledged = page.delivery.acknowledged
+        acknowledged, complaint = page.delivery.acknowledged, self._complaint
 
         def report(index: int, error: Any, message: Any) -> None:
             if error is not None or self._failure is not None:
@@ -273,8 +269,8 @@ class KafkaPublisher:
                 return
             last[place] = number, offset
             acknowledged(index)
-            if self._trouble is not None:
-                self._trouble = None
+            if complaint.text is not None:
+                complaint.text = None
             if page.spans:
                 page.end_span(index, message, None)
 
@@ -322,6 +318,17 @@ class _SentPage:
     def end_span(self, index: int, message: Any, error: str | None) -> None:
         if (span := self.spans.pop(index, None)) is not None:
             end_send_span(span, message.partition(), message.offset(), error)
+
+
+class _Complaint:
+    """What librdkafka complained of last; the relay says it once. It stands apart, since a producer
+    that held on to its publisher would live, with its threads, until the collector comes by."""
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+
+    def note(self, error: Any) -> None:
+        self.text = error.str()
 
 
 class _Log:

@@ -68,6 +68,7 @@ class Relay:
         self._state = ""
         self._trouble: str | None = None
         self._progress_at = clock()
+        self._cautious = False
 
     # One pass, for tests, cron jobs and embedding
 
@@ -84,6 +85,7 @@ class Relay:
                 return Pass(held_by_another=True)
             return self._pass(self._current_term)
         except (OutboxError, LeaseLost) as error:
+            self._cautious |= isinstance(error, BrokerUnavailable)
             self._end_term()
             if isinstance(error, LeaseLost):
                 return Pass(held_by_another=True)
@@ -134,7 +136,9 @@ class Relay:
                     return self._serve(stop, goal)
                 except LeaseLost:
                     self._say_lost()
+                    stop.wait(_STANDBY_INTERVAL_S)
                 except (DatabaseUnavailable, BrokerUnavailable) as error:
+                    self._cautious |= isinstance(error, BrokerUnavailable)
                     if drain and self._stalled:
                         raise
                     attempt = attempt + 1 if self._trouble is not None else 0
@@ -164,7 +168,7 @@ class Relay:
             step = term.step(wait_s)
             self._note(term, step)
             if goal is not None:
-                if goal.reached(at_once=step.idle and not term.unsaved):
+                if goal.reached(at_once=step.idle and not term.in_flight and not term.unsaved):
                     return
                 self._give_up_if_stalled(term)
             if not step.idle:
@@ -193,6 +197,7 @@ class Relay:
         if lease is None:
             return False
         self._term = self._new_term(lease, asked_at)
+        self._cautious = False
         if self._trouble is None:
             logger.info(
                 "relay %s holds the lane, epoch %d, from batch %d",
@@ -208,8 +213,16 @@ class Relay:
         publisher: Publisher | None = None
         try:
             publisher = self._make_publisher()
-            term = Term(self._store, lease, asked_at, publisher, self._settings, self._clock)
-            term.bind(publisher.connect(self._settings.lease_s / 4))
+            term = Term(
+                self._store,
+                lease,
+                asked_at,
+                publisher,
+                self._settings,
+                self._clock,
+                cautious=self._cautious,
+            )
+            term.bind(publisher.connect(self._settings.lease_s / 2))
         except BaseException:
             if publisher is not None:
                 publisher.close()

@@ -11,7 +11,7 @@ from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused,
 from outbox.publishers.base import Publisher
 from outbox.relay.settings import RelaySettings
 from outbox.relay.settlement import InFlight, SentPage
-from outbox.store.base import Lease, LeaseLost, Page, Position, Store
+from outbox.store.base import Lease, LeaseLost, Page, Store
 
 Clock = Callable[[], float]
 
@@ -47,8 +47,13 @@ class Term:
         publisher: Publisher,
         settings: RelaySettings,
         clock: Clock = elapsed_clock,
+        *,
+        cautious: bool = False,
     ) -> None:
-        """`leased_at`: this process's clock, read before the lease was asked for."""
+        """`leased_at`: this process's clock, read before the lease was asked for.
+
+        `cautious`: the term before failed on the broker, and may do so again at the same message.
+        """
         self._store = store
         self._lease = lease
         self._leased_at = leased_at
@@ -59,6 +64,10 @@ class Term:
         self._in_flight = InFlight(lease.position)
         self._saved = lease.position
         self._saved_at = leased_at
+        # How many messages may be in flight. After a failure one, and twice as many each time that
+        # all have arrived: what lies behind a message that cannot be sent goes out again with every
+        # attempt.
+        self._allowed = 1 if cautious else settings.in_flight_messages
         self._prefix = f"{lease.log_id}/{lease.relay}/{lease.lane}/"
 
     def bind(self, cluster_id: str) -> None:
@@ -87,6 +96,8 @@ class Term:
             self._send(page)
         self._publisher.poll(0 if page is not None or not self._in_flight else wait_s)
         delivered = self._in_flight.settle()
+        if delivered and not self._in_flight:
+            self._allowed = min(self._allowed * 2, self._settings.in_flight_messages)
         self._save_if_due()
         return Step(len(page.records) if page is not None else 0, delivered)
 
@@ -102,14 +113,18 @@ class Term:
 
     @property
     def _has_room(self) -> bool:
-        in_flight, limits = self._in_flight, self._settings
+        in_flight = self._in_flight
         return not in_flight or (
-            in_flight.messages + limits.page_messages <= limits.in_flight_messages
-            and in_flight.bytes < limits.in_flight_bytes
+            in_flight.messages + self._page_messages <= self._allowed
+            and in_flight.bytes < self._settings.in_flight_bytes
         )
 
+    @property
+    def _page_messages(self) -> int:
+        return min(self._settings.page_messages, self._allowed)
+
     def _read(self) -> Page | None:
-        return self._reader.read(self._settings.page_messages, self._settings.page_bytes)
+        return self._reader.read(self._page_messages, self._settings.page_bytes)
 
     def _send(self, page: Page) -> None:
         sent = self._in_flight.add(page)
@@ -186,8 +201,4 @@ class Term:
         self._publisher.close()
         self._in_flight.settle()
         with suppress(LeaseLost, OutboxError):
-            self._store.release(self._lease, self._position_to_leave)
-
-    @property
-    def _position_to_leave(self) -> Position:
-        return self._in_flight.confirmed
+            self._store.release(self._lease, self._in_flight.confirmed)

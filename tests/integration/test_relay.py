@@ -120,6 +120,40 @@ class TestOnePass:
         assert keys_of(published) == ["a"]
 
 
+    def test_what_lies_behind_a_message_that_cannot_be_sent_is_not_sent_with_every_attempt(
+        self, kit: StoreKit
+    ) -> None:
+        """For instance while the right to write to its topic is missing."""
+        kit.commit(*map(str, range(500)))
+        published: list[PublishedMessage] = []
+
+        class Forbidding(MemoryPublisher):
+            """Refuses one message, and takes those behind it."""
+
+            def publish(self, records: Any, *rest: Any) -> None:
+                super().publish(records, *rest)
+                self.refuses = any(record[3] == "100" for record in records)
+
+            def poll(self, timeout_s: float) -> None:
+                if getattr(self, "refuses", False):
+                    published.extend(message for message, _, _ in self._waiting)
+                    raise DeliveryFailed("not authorized")
+                super().poll(timeout_s)
+
+        with relay_on(kit, lambda: Forbidding(published)) as relay:
+            for _ in range(10):
+                with pytest.raises(DeliveryFailed):
+                    relay.run_once()
+
+        # The first attempt sends them all; the next ones find out where it fails, then one at a time
+        assert keys_of(published)[:501].count("100") == 1
+        assert len(published) < 900, len(published)
+        # And what can be sent has been
+        with relay_on(kit, lambda: MemoryPublisher(published)) as relay:
+            relay.run_once()
+        assert set(keys_of(published)) == set(map(str, range(500)))
+
+
 class TestTheLease:
     def test_a_relay_that_lost_the_lane_in_flight_stops_and_its_cursor_write_changes_nothing(
         self, kit: StoreKit
