@@ -65,22 +65,22 @@ def test_the_books_agree_whatever_dies(
         drained = commands("run", "--drain")
         assert drained.code == 0, drained.err
         made = bank.transfers(bank.url)
+        # Then the topic holds every transfer in the true order, and at one position
+        messages = private_kafka.read(TOPIC)
+        findings = _examine(messages, bank)
+        assert findings.faults == 0, findings
+        assert findings.rewinds <= bank.terms(), findings
+        assert {_header(message, "id") for message in messages} == {each.id for each in made}
+        _check_positions(messages)
         _wait_for_branch(bank, consumer, len(made))
 
-    # Then both books agree, account by account and transfer by transfer
+    # And both books agree, account by account and transfer by transfer
     branch = bank.transfers(bank.branch_url)
     assert bank.balances(bank.branch_url) == bank.balances(bank.url)
     assert sum(bank.balances(bank.url).values()) == ACCOUNTS * BALANCE
     assert sorted(branch) == sorted(made)
     assert _numbers(branch) == _numbers(made) == _all(bank.numbers())
     assert max(transfer.amount for transfer in branch) < NEVER
-    # And the topic holds every transfer in the true order, and at one position
-    messages = private_kafka.read(TOPIC)
-    findings = _examine(messages, bank)
-    assert findings.faults == 0, findings
-    assert findings.rewinds <= bank.terms(), findings
-    assert {_header(message, "id") for message in messages} == {each.id for each in made}
-    _check_positions(messages)
     # And another client reads the same
     _check_foreign(private_kafka, messages, {each.id: each for each in made})
     assert bank.rolled_back() > 0

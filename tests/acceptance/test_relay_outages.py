@@ -57,9 +57,8 @@ def test_it_starts_without_a_database_and_goes_on_when_there_is_one(
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_it_outlives_the_broker(fragile: Scene, broker: KafkaCluster, end: str) -> None:
     # Given a relay that is busy
-    relay = fragile.holder()
+    relay = _busy(fragile)
     with fragile.flow():
-        fragile.wait_until_delivered()
         # When the broker goes away under it, and messages are in flight
         getattr(broker, end)()
         relay.says("waiting")
@@ -73,13 +72,24 @@ def test_it_outlives_the_broker(fragile: Scene, broker: KafkaCluster, end: str) 
     _nothing_is_lost(fragile, relay)
 
 
+def test_a_broker_that_goes_away_before_the_first_message_costs_nothing(
+    fragile: Scene, broker: KafkaCluster
+) -> None:
+    # Given a relay that has not sent anything yet, and a broker that is gone
+    relay = fragile.holder("--lease", "2")
+    broker.kill()
+    # When the first messages come, then the relay waits for the broker
+    fragile.write(each=100)
+    relay.says("; waiting")
+    broker.start()
+    _nothing_is_lost(fragile, relay)
+
+
 def test_what_the_broker_never_acknowledged_is_sent_by_the_successor_of_a_killed_relay(
     fragile: Scene, broker: KafkaCluster
 ) -> None:
     # Given a relay that has handed messages to its producer, and a broker that is gone
-    relay = fragile.holder("--lease", "2")
-    fragile.write()
-    fragile.wait_until_delivered()
+    relay = _busy(fragile, "--lease", "2")
     broker.kill()
     fragile.write(each=10)
     # And that has saved its position since, more than once
@@ -107,9 +117,8 @@ def _wait_for_a_save(scene: Scene) -> None:
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_it_outlives_the_database(fragile: Scene, database: PrivatePostgreSQL, end: str) -> None:
     # Given a relay that is busy
-    relay = fragile.holder()
+    relay = _busy(fragile)
     with fragile.flow():
-        fragile.wait_until_delivered()
         # When the database goes away under it and comes back
         getattr(database, end)()
         relay.says("waiting")
@@ -126,13 +135,21 @@ def test_each_outage_is_said_also_when_no_message_came_in_between(
     fragile: Scene, broker: KafkaCluster, database: PrivatePostgreSQL, server: str
 ) -> None:
     # Given a relay that has lived through an outage
-    relay = fragile.holder()
+    relay = _busy(fragile)
     _cut_off(fragile, relay, broker if server == "broker" else database, times=1)
     # When another one comes
     _cut_off(fragile, relay, broker if server == "broker" else database, times=2)
     # Then that was said too
     assert len(warnings(relay)) == 2, relay.lines
     _nothing_is_lost(fragile, relay)
+
+
+def _busy(scene: Scene, *arguments: str) -> Running:
+    """Start a relay and let it deliver something."""
+    relay = scene.holder(*arguments)
+    scene.write()
+    scene.wait_until_delivered()
+    return relay
 
 
 def _cut_off(
