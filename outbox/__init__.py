@@ -22,9 +22,8 @@ from outbox.errors import (
     UnknownLane,
 )
 from outbox.message import Message
-from outbox.writer import Outbox
-
-__version__ = "0.1.0"
+from outbox.version import __version__
+from outbox.writer.outbox import Outbox
 
 __all__ = [
     "BacklogFull",

@@ -31,6 +31,7 @@ from opentelemetry.trace import (
 
 if TYPE_CHECKING:
     from outbox.message import Message
+from outbox.version import __version__
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
@@ -325,6 +326,5 @@ def _parent(context: SpanContext) -> Context:
 
 @lru_cache(maxsize=1)
 def _tracer() -> Tracer:
-    import outbox  # the version is there, and the package is not complete while this is imported
 
-    return trace.get_tracer("outbox", outbox.__version__, schema_url=SCHEMA_URL)
+    return trace.get_tracer("outbox", __version__, schema_url=SCHEMA_URL)

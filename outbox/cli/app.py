@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-import outbox
 from outbox.errors import OutboxError
+from outbox.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(outbox.__version__, message="outbox-relay %(version)s")
+@click.version_option(__version__, message="outbox-relay %(version)s")
 @click.pass_obj
 def app(invocation: Invocation, *, debug: bool) -> None:
     """Move messages from a database's outbox to Kafka, in order, nothing lost."""

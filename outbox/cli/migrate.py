@@ -13,7 +13,7 @@ from outbox.cli.output import print_json, say
 from outbox.cli.waiting import patiently
 
 if TYPE_CHECKING:
-    from outbox.config import Settings
+    from outbox.config.settings import Settings
     from outbox.database import Dialect
 
 CHECK_FAILED = 6

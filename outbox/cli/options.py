@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from outbox.config import BY_NAME, Settings, load
+from outbox.config.settings import BY_NAME, Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ class SettingOption(click.Option):
     """An option whose variable is shown in the help, and read where the source can be kept."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:  # noqa: ARG002 - click's signature
-        """Leave the environment to `outbox.config`."""
+        """Leave the environment to `outbox.config.settings`."""
         return None
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-    from outbox.config import Settings
+    from outbox.config.settings import Settings
     from outbox.relay.relay import Relay
 
 EPILOG = """\b

@@ -15,7 +15,7 @@ from outbox.store.opening import open_store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from outbox.config import Settings
+    from outbox.config.settings import Settings
     from outbox.store.base import StoreAdmin
 
 Result = TypeVar("Result")

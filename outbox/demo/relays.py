@@ -16,9 +16,10 @@ from pathlib import Path
 from outbox.errors import OutboxError
 from outbox.names import Names
 from outbox.publishers.kafka import KafkaPublisher
+from outbox.record import Position
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
-from outbox.store.base import Lease, Position
+from outbox.store.base import Lease
 from outbox.store.sqlite import SQLiteStore
 
 #: Progress is noted after at least so many messages.

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from outbox.migrations import migrate
-from outbox.writer import Outbox
+from outbox.writer.outbox import Outbox
 
 TOPIC = "orders"
 CUSTOMERS = ("ada", "ben", "cleo", "dora", "emil", "fay", "gus")

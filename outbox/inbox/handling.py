@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from outbox.autocommit import IDLE
 from outbox.errors import ConfigurationError, OutboxError
 from outbox.inbox.received import ReceivedMessage
-from outbox.transactions import kind_of
+from outbox.transactions.autocommit import IDLE
+from outbox.transactions.opening import kind_of
 
 if TYPE_CHECKING:
     from outbox.inbox.inbox import Inbox

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from outbox.errors import ConfigurationError, InvalidMessage
 from outbox.inbox.received import id_problem
 from outbox.names import Names, check_name
-from outbox.transactions import Statement, open_async_transaction, open_transaction
+from outbox.transactions.opening import Statement, open_async_transaction, open_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from outbox.errors import BrokerUnavailable
-from outbox.store.base import Record
+from outbox.record import Record
 
 
 class DeliveryFailed(BrokerUnavailable):

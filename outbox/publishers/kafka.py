@@ -18,7 +18,7 @@ from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.publishers.cold import ColdPartitions
 from outbox.publishers.faults import Fault, fault_of
 from outbox.publishers.topics import TopicLimits
-from outbox.store.base import Record
+from outbox.record import Record
 from outbox.tracing import end_send_span, start_send_span, tracing_is_on
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from outbox.headers import wire_headers
 from outbox.publishers.base import Delivery, DeliveryFailed
-from outbox.store.base import Record
+from outbox.record import Record
 
 _CHECK_EVERY = 256
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outbox.headers import WireHeaders
-from outbox.store.base import Record
+from outbox.record import Record
 
 #: What stands before the records of a batch.
 _BATCH_HEADER = 61

@@ -9,7 +9,7 @@ from typing import Any
 from outbox.errors import BrokerUnavailable, MessageRefused
 from outbox.headers import WireHeaders
 from outbox.publishers.sizes import batch_size, client_size
-from outbox.store.base import Record
+from outbox.record import Record
 
 logger = logging.getLogger("outbox.relay")
 

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from outbox.errors import BrokerUnavailable, DatabaseUnavailable, OutboxError
-from outbox.owner import new_owner
 from outbox.publishers.base import Publisher
 from outbox.relay.backoff import Backoff
 from outbox.relay.settings import RelaySettings
 from outbox.relay.term import Clock, Step, Term, elapsed_clock
 from outbox.store.base import Lease, LeaseLost, Store
+from outbox.store.owner import new_owner
 
 logger = logging.getLogger("outbox.relay")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from outbox.store.base import Page, Position
+from outbox.record import Page, Position
 
 
 class SentPage:

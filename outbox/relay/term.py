@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, OutboxError
 from outbox.publishers.base import Publisher
+from outbox.record import Page
 from outbox.relay.settings import RelaySettings
 from outbox.relay.settlement import InFlight, SentPage
-from outbox.store.base import Lease, LeaseLost, Page, Store
+from outbox.store.base import Lease, LeaseLost, Store
 
 Clock = Callable[[], float]
 

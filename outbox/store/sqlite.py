@@ -11,19 +11,11 @@ from typing import Literal, cast
 from outbox.database import connect_sqlite
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent, OutboxError
 from outbox.names import Names, check_name
-from outbox.owner import is_certainly_dead
+from outbox.record import Page, Position, Record
 from outbox.schema.version import require_schema
-from outbox.store.base import (
-    Blocker,
-    Lease,
-    LeaseLost,
-    Page,
-    Position,
-    ProcessStatus,
-    Record,
-    RelayStatus,
-    unknown_relay,
-)
+from outbox.store.base import Blocker, Lease, LeaseLost, ProcessStatus, RelayStatus, unknown_relay
+from outbox.store.owner import is_certainly_dead
+from outbox.version import __version__
 
 #: Up to this many messages the lag is counted, above it is estimated.
 COUNT_LIMIT = 10_000
@@ -185,8 +177,6 @@ class SQLiteStore:
 
     def heartbeat(self, relay: str, process: str, state: str) -> None:
         """Say that this process is alive and what it is doing."""
-        from outbox import __version__
-
         table = self._names["outbox_process"]
         with self._transaction() as connection:
             connection.execute(

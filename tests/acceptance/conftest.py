@@ -51,9 +51,7 @@ def broker(package_kafka: KafkaCluster) -> Iterator[KafkaCluster]:
 
 
 @pytest.fixture
-def fragile(
-    database: PrivatePostgreSQL, broker: KafkaCluster, tmp_path: Path
-) -> Iterator[Scene]:
+def fragile(database: PrivatePostgreSQL, broker: KafkaCluster, tmp_path: Path) -> Iterator[Scene]:
     """Give a log and a topic on servers to break."""
     topic = broker.create_topic(partitions=2)
     with relay_process.scene(database.create_database(), broker, tmp_path, topic) as made:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from outbox.headers import WireHeaders, wire_headers
-from outbox.store.base import Record
+from outbox.record import Record
 
 if TYPE_CHECKING:
     from confluent_kafka import Message

@@ -10,9 +10,10 @@ from typing import Any
 from outbox.database import DatabaseUrl, connect_postgresql, connect_sqlite
 from outbox.migrations import migrate
 from outbox.names import Names
-from outbox.owner import new_owner
-from outbox.store.base import Lease, Page, Record
+from outbox.record import Page, Record
+from outbox.store.base import Lease
 from outbox.store.opening import open_store
+from outbox.store.owner import new_owner
 
 LEASE_S = 10.0
 

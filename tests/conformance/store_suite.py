@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from outbox.errors import ConfigurationError
-from outbox.owner import new_owner
-from outbox.store.base import LeaseLost, Position, Record
+from outbox.record import Position, Record
+from outbox.store.base import LeaseLost
+from outbox.store.owner import new_owner
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, positions, read_all
 
 

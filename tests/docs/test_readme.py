@@ -22,7 +22,7 @@ import pytest
 
 from outbox import ConfigurationError, InvalidMessage, Message, errors
 from outbox.cli.app import COMMANDS
-from outbox.config import KEYS, load
+from outbox.config.settings import KEYS, load
 from outbox.inbox import Inbox
 from tests.acceptance.command import PROGRAM, environment
 from tests.acceptance.test_demo import VERIFIED

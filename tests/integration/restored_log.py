@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from outbox.database import DatabaseUrl, connect_postgresql
 from outbox.migrations import migrate
 from outbox.names import Names
-from outbox.store.base import Position, Record
+from outbox.record import Position, Record
 from outbox.store.opening import open_store
 
 if TYPE_CHECKING:

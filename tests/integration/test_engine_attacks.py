@@ -16,11 +16,12 @@ import pytest
 
 from outbox.database import DatabaseUrl
 from outbox.errors import BrokerUnavailable, DatabaseUnavailable, OutboxError
-from outbox.owner import is_certainly_dead, new_owner
 from outbox.publishers.memory import MemoryPublisher, PublishedMessage
+from outbox.record import Page, Position, Record
 from outbox.relay.relay import Pass, Relay
 from outbox.relay.settings import RelaySettings
-from outbox.store.base import LeaseLost, Page, Position, Record
+from outbox.store.base import LeaseLost
+from outbox.store.owner import is_certainly_dead, new_owner
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, read_all
 from tests.waiting import wait_until

@@ -29,7 +29,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
-    from outbox.store.base import Record
+    from outbox.record import Record
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 

@@ -19,7 +19,7 @@ from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused,
 from outbox.publishers.kafka import KafkaPublisher
 from outbox.publishers.sizes import batch_size, client_size
 from outbox.publishers.topics import TopicUnavailable
-from outbox.store.base import Record
+from outbox.record import Record
 from tests.conformance.publisher_kit import (
     TIMEOUT_S,
     Sending,

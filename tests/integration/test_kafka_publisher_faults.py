@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError
 from outbox.errors import MessageRefused, OutboxError
 from outbox.publishers.base import DeliveryFailed
 from outbox.publishers.kafka import KafkaPublisher
-from outbox.store.base import Record
+from outbox.record import Record
 from tests.conformance.publisher_kit import TIMEOUT_S, Sending, as_arrived, ids, some_records
 from tests.servers.kafka_mock import MockCluster
 

@@ -9,8 +9,9 @@ import psycopg
 import pytest
 
 from outbox.errors import DatabaseUnavailable, LogInconsistent
-from outbox.owner import new_owner
-from outbox.store.base import LeaseLost, Position
+from outbox.record import Position
+from outbox.store.base import LeaseLost
+from outbox.store.owner import new_owner
 from outbox.store.postgresql.reader import FLOOR_DISTANCE
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, positions, read_all

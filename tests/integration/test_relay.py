@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused
-from outbox.owner import new_owner
 from outbox.publishers.base import DeliveryFailed
 from outbox.publishers.memory import MemoryPublisher, PublishedMessage
 from outbox.relay.relay import Pass, Relay
 from outbox.relay.settings import RelaySettings
+from outbox.store.owner import new_owner
 from tests.conformance.conftest import sqlite_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, read_all
 from tests.waiting import wait_until
@@ -119,7 +119,6 @@ class TestOnePass:
 
         assert keys_of(published) == ["a"]
 
-
     def test_what_lies_behind_a_message_that_cannot_be_sent_is_not_sent_with_every_attempt(
         self, kit: StoreKit
     ) -> None:
@@ -145,7 +144,7 @@ class TestOnePass:
                 with pytest.raises(DeliveryFailed):
                     relay.run_once()
 
-        # The first attempt sends them all; the next ones find out where it fails, then one at a time
+        # The first attempt sends them all; the next ones begin with one message each
         assert keys_of(published)[:501].count("100") == 1
         assert len(published) < 900, len(published)
         # And what can be sent has been

@@ -275,7 +275,7 @@ def test_large_messages_go_in_several_statements(
     postgresql: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the same transaction and the same order."""
-    monkeypatch.setattr("outbox.insert.CHUNK_BYTES", 100)
+    monkeypatch.setattr("outbox.writer.insert.CHUNK_BYTES", 100)
     messages = [Message("orders", bytes([n]) * 60, key=n) for n in range(9)]
 
     with psycopg.connect(postgresql.url) as opened:

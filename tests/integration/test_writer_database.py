@@ -22,8 +22,8 @@ from outbox import (
     SchemaMissing,
     SchemaTooOld,
 )
-from outbox.insert import COLUMNS, array, chunks
 from outbox.migrations import migrate
+from outbox.writer.insert import COLUMNS, array, chunks
 from tests.integration.writing import Database
 from tests.waiting import wait_until
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import psycopg
 
-from outbox.owner import new_owner
-from outbox.store.base import Record
+from outbox.record import Record
+from outbox.store.owner import new_owner
 from tests.conformance.store_kit import StoreKit
 
 ACCOUNTS = 20

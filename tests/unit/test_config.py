@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from outbox.config import KEYS, Settings, load
+from outbox.config.kafka_properties import OWNED, is_secret, property_of
+from outbox.config.settings import KEYS, Settings, load
 from outbox.errors import ConfigurationError
-from outbox.kafka_properties import OWNED, is_secret, property_of
 
 URL = "postgresql://app:hunter2@db/shop"
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox.errors import PayloadNotSerializable
-from outbox.serialization import JsonSerializer
+from outbox.serialization.serializer import JsonSerializer
 
 INDIA = timezone(timedelta(hours=5, minutes=30))
 

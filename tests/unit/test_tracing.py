@@ -182,7 +182,7 @@ def test_what_the_driver_traces_is_a_child_of_the_create_span(
     """The span is current around the write, and only there."""
     current: list[int] = []
     monkeypatch.setattr(
-        "outbox.writer.write_one",
+        "outbox.writer.outbox.write_one",
         lambda *_: current.append(trace.get_current_span().get_span_context().span_id),
     )
 

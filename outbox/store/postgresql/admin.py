@@ -10,6 +10,7 @@ from outbox.errors import ConfigurationError, DatabaseUnavailable
 from outbox.names import Names, check_name
 from outbox.store.base import Blocker, ProcessStatus, RelayStatus, unknown_relay
 from outbox.store.postgresql.session import Session
+from outbox.version import __version__
 
 #: Up to this many messages the lag is counted, above it is estimated.
 COUNT_LIMIT = 10_000
@@ -97,8 +98,6 @@ class PostgreSQLAdmin:
 
     def heartbeat(self, relay: str, process: str, state: str) -> None:
         """Say that this process is alive and what it is doing."""
-        from outbox import __version__
-
         table = self._names["outbox_process"]
         with self.session.translated() as connection:
             connection.execute(

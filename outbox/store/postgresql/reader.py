@@ -16,7 +16,8 @@ from psycopg import errors as pg
 
 from outbox.errors import DatabaseUnavailable, LogInconsistent
 from outbox.names import Names
-from outbox.store.base import Lease, LeaseLost, Page, Position, Record
+from outbox.record import Page, Position, Record
+from outbox.store.base import Lease, LeaseLost
 from outbox.store.postgresql.session import ABANDONED, Session
 from outbox.store.postgresql.snapshot import Plan, Snapshot
 

@@ -11,9 +11,10 @@ import psycopg
 from outbox.database import DatabaseUrl, connect_postgresql
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent
 from outbox.names import Names
-from outbox.owner import is_certainly_dead
+from outbox.record import Position
 from outbox.schema.version import require_schema
-from outbox.store.base import Lease, LeaseLost, Position, unknown_relay
+from outbox.store.base import Lease, LeaseLost, unknown_relay
+from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
 from outbox.store.postgresql.reader import PostgreSQLReader, check_sequence
 from outbox.store.postgresql.session import Session

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from outbox.config.kafka_properties import VARIABLE_PREFIX, check_property, is_secret, property_of
 from outbox.database import DatabaseUrl
 from outbox.errors import ConfigurationError
-from outbox.kafka_properties import VARIABLE_PREFIX, check_property, is_secret, property_of
 from outbox.names import Names, check_name
 
 FILE_NAME = "outbox.toml"

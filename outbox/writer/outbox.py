@@ -14,19 +14,9 @@ from outbox.errors import (
     UnknownLane,
 )
 from outbox.headers import HeadersInput
-from outbox.insert import (
-    Insert,
-    Row,
-    lock_keys,
-    lock_keys_async,
-    write_many,
-    write_many_async,
-    write_one,
-)
 from outbox.message import Message, Ordering
 from outbox.names import Names, check_name
-from outbox.pending import PendingWrite, guard_commit
-from outbox.serialization import JsonSerializer, Serializer
+from outbox.serialization.serializer import JsonSerializer, Serializer
 from outbox.tracing import (
     TraceContext,
     create_span,
@@ -35,12 +25,22 @@ from outbox.tracing import (
     current_headers,
     tracing_is_on,
 )
-from outbox.transactions import (
+from outbox.transactions.opening import (
     check_asynchronous,
     kind_of,
     open_async_transaction,
     open_transaction,
 )
+from outbox.writer.insert import (
+    Insert,
+    Row,
+    lock_keys,
+    lock_keys_async,
+    write_many,
+    write_many_async,
+    write_one,
+)
+from outbox.writer.pending import PendingWrite, guard_commit
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from outbox.names import Names
-from outbox.sql_errors import raise_explained
-from outbox.transactions import AsyncTransaction, Statement, Transaction
+from outbox.transactions.opening import AsyncTransaction, Statement, Transaction
+from outbox.writer.sql_errors import raise_explained
 
 Row = dict[str, object]
 

@@ -15,10 +15,15 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from outbox.autocommit import ACTIVE, commits_on_its_own, psycopg_commits, sqlite_commits
-from outbox.binds import bind_arguments_for
 from outbox.errors import ConfigurationError, NotInTransaction
-from outbox.refusals import refusal
+from outbox.transactions.autocommit import (
+    ACTIVE,
+    commits_on_its_own,
+    psycopg_commits,
+    sqlite_commits,
+)
+from outbox.transactions.binds import bind_arguments_for
+from outbox.transactions.refusals import refusal
 
 if TYPE_CHECKING:
     import sqlite3

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from outbox.errors import PayloadNotSerializable
-from outbox.json_faults import find_fault
+from outbox.serialization.faults import find_fault
 from outbox.text import shown
 
 

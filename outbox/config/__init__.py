@@ -1,0 +1,1 @@
+"""The settings of the commands: flags, environment, file and defaults."""
