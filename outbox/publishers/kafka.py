@@ -54,6 +54,9 @@ DEFAULTS: Mapping[str, object] = {
 
 _CHECK_EVERY = 256
 
+#: How long one page may wait for those before it, in seconds; well within a lease.
+_PATIENCE_S = 3.0
+
 #: Half of the default of the broker's `producer.id.expiration.ms`.
 _BROKER_REMEMBERS_S = 12 * 3600.0
 
@@ -135,7 +138,12 @@ class KafkaPublisher:
         self._topics.refuse_oversized(records, wires)
 
     def _wait_for_acknowledgements(self, check: Callable[[], None]) -> None:
+        """Wait, but not for long: meanwhile nobody renews the lease or looks for a signal."""
+        deadline = time.monotonic() + _PATIENCE_S
         while len(self._producer):
+            if time.monotonic() > deadline:
+                reason = self._complaint.text or "no acknowledgement came"
+                raise DeliveryFailed(f"Kafka does not answer: {reason}")
             check()
             self.poll(0.1)
 
