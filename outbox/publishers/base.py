@@ -16,6 +16,10 @@ class DeliveryFailed(BrokerUnavailable):
     """
 
 
+class TopicUnavailable(BrokerUnavailable):
+    """A topic does not exist or may not be written to; it may yet."""
+
+
 class Delivery(Protocol):
     """Who wants to know which of a page's messages have arrived."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from outbox.errors import BrokerUnavailable, MessageRefused
 from outbox.headers import WireHeaders
+from outbox.publishers.base import TopicUnavailable
 from outbox.publishers.sizes import batch_size, client_size
 from outbox.record import Record
 
@@ -24,10 +25,6 @@ _OVERHEAD = 512
 
 #: Well within a lease: the relay cannot renew it while it waits for an answer.
 _ASK_TIMEOUT_S = 2.0
-
-
-class TopicUnavailable(BrokerUnavailable):
-    """A topic does not exist or may not be written to; it may yet."""
 
 
 class TopicLimits:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from outbox.errors import BrokerUnavailable, DatabaseUnavailable, OutboxError
-from outbox.publishers.base import Publisher
+from outbox.publishers.base import Publisher, TopicUnavailable
 from outbox.relay.backoff import Backoff
 from outbox.relay.settings import RelaySettings
 from outbox.relay.term import Clock, Step, Term, elapsed_clock
@@ -243,7 +243,7 @@ class Relay:
             self._progress_at = self._clock()
             self._say_well()
         elif term.trouble is not None and self._clock() - self._progress_at > _SILENCE_S:
-            self._say_trouble(f"Kafka does not answer: {term.trouble}")
+            self._say_trouble("broker", f"Kafka does not answer: {term.trouble}")
         if self._clock() - self._heartbeat_at > self._settings.lease_s / 3:
             self._show(self._state)
 
@@ -268,10 +268,11 @@ class Relay:
             extra={"event": "relay.lane_lost"},
         )
 
-    def _say_trouble(self, sentence: str) -> None:
-        if self._trouble is None:
+    def _say_trouble(self, what: str, sentence: str) -> None:
+        """Say once what is waited for: the "database", the "broker" or a "topic"."""
+        if self._trouble != what:
             logger.warning("%s; waiting", sentence, extra={"event": "relay.waiting"})
-        self._trouble = sentence
+        self._trouble = what
 
     def _say_well(self) -> None:
         if self._trouble is not None:
@@ -297,8 +298,14 @@ class Relay:
             # A database that crashed may use its transaction ids again: keep nothing.
             self._store.close()
         self._state = ""
-        self._say_trouble(str(error))
+        self._say_trouble(_awaited(error), str(error))
         stop.wait(self._backoff.delay_s(attempt, self._random))
+
+
+def _awaited(error: DatabaseUnavailable | BrokerUnavailable) -> str:
+    if isinstance(error, DatabaseUnavailable):
+        return "database"
+    return "topic" if isinstance(error, TopicUnavailable) else "broker"
 
 
 class _Goal:

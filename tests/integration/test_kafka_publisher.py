@@ -16,9 +16,9 @@ from confluent_kafka import KafkaError, KafkaException, Producer, murmur2
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, OutboxError
+from outbox.publishers.base import TopicUnavailable
 from outbox.publishers.kafka import KafkaPublisher
 from outbox.publishers.sizes import batch_size, client_size
-from outbox.publishers.topics import TopicUnavailable
 from outbox.record import Record
 from tests.conformance.publisher_kit import (
     TIMEOUT_S,
