@@ -18,6 +18,7 @@ from confluent_kafka import Producer, murmur2
 
 from outbox.errors import BrokerUnavailable
 from outbox.publishers.base import DeliveryFailed
+from outbox.publishers.cold import ColdPartitions
 from outbox.publishers.kafka import KafkaPublisher
 from tests.conformance.publisher_kit import TIMEOUT_S, Sending, as_arrived, ids, record
 from tests.servers.availability import require
@@ -123,6 +124,13 @@ class Stage:
 
     def payloads(self, topic: str) -> list[bytes | None]:
         return [message.value() for message in self.cluster.read(topic) if message.partition() == 0]
+
+
+@pytest.fixture(autouse=True)
+def _second_message_follows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the producer's settings show that they are enough: our publisher would let the first
+    message for a partition go alone, so that it could not come to this."""
+    monkeypatch.setattr(ColdPartitions, "must_wait", lambda *_: False)
 
 
 @pytest.fixture(scope="module")
