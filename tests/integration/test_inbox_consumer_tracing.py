@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 from confluent_kafka import Producer
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import get_current_span
 
+from outbox.tracing import _tracer
 from tests.integration.inbox_world import World, make_world, take
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgresql]
@@ -20,9 +22,10 @@ def test_a_message_is_processed_within_a_span_of_its_trace(
 ) -> None:
     # Given a message with the trace context of its sender, that comes twice
     exporter = InMemorySpanExporter()
-    provider = TracerProvider()
+    provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr("outbox.tracing._tracer", lambda: provider.get_tracer("test"))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    _tracer.cache_clear()
     trace_id, span_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     producer = Producer({"bootstrap.servers": world.kafka.bootstrap_servers})
     for _ in range(2):
@@ -45,3 +48,4 @@ def test_a_message_is_processed_within_a_span_of_its_trace(
     assert outcomes == ["handled", "duplicate"]
     assert (spans[0].attributes or {})["messaging.consumer.group.name"] == world.consumer
     provider.shutdown()
+    _tracer.cache_clear()
