@@ -45,21 +45,14 @@ def servers() -> Iterator[tuple[str, str]]:
 
 def _own_postgresql(stack: ExitStack) -> str:
     from tests.servers.postgresql import PrivatePostgreSQL
-    from tests.servers.postgresql_programs import at_hand
 
-    server = PrivatePostgreSQL(at_hand())
-    stack.callback(server.close)
-    server.create()
-    return server.create_database("bench")
+    return stack.enter_context(PrivatePostgreSQL()).create_database("bench")
 
 
 def _own_kafka(stack: ExitStack) -> str:
     from tests.servers.kafka import KafkaCluster
 
-    cluster = KafkaCluster()
-    stack.callback(cluster.close)
-    cluster.create()
-    return cluster.bootstrap_servers
+    return stack.enter_context(KafkaCluster()).bootstrap_servers
 
 
 def conditions(database_url: str, bootstrap: str, **more: object) -> dict[str, object]:
