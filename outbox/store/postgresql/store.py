@@ -16,7 +16,7 @@ from outbox.schema.version import require_schema
 from outbox.store.base import Lease, LeaseLost, unknown_relay
 from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
-from outbox.store.postgresql.reader import PostgreSQLReader, check_sequence
+from outbox.store.postgresql.reader import LAST_VALUE, PostgreSQLReader, check_sequence
 from outbox.store.postgresql.session import Session
 from outbox.store.postgresql.snapshot import Plan, Snapshot
 
@@ -142,8 +142,7 @@ class PostgreSQLStore(PostgreSQLAdmin):
         """Return the last number of the log's sequence, and its cache."""
         sequence = self._names["outbox_message_seq"]
         row = connection.execute(
-            f"""select case when s.is_called then s.last_value else 0 end, q.seqcache
-                  from {sequence} as s, pg_sequence as q where q.seqrelid = %s::regclass""",
+            f"select {LAST_VALUE}, seqcache from pg_sequence where seqrelid = %s::regclass",
             (sequence,),
         ).fetchone()
         return cast("tuple[int, int]", row)
