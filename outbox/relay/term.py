@@ -144,13 +144,10 @@ class Term:
 
         Otherwise every attempt would send the pages before it again, and never get beyond them.
         """
-        deadline = self._clock() + self._settings.drain_timeout_s
         with suppress(BrokerUnavailable, MessageRefused):
-            while self._in_flight.has_before(sent) and self._clock() < deadline:
-                self.check_lease()
-                self._publisher.poll(0.05)
-                self._in_flight.settle()
-                self._save_if_due()
+            self._settle_while(
+                lambda: self._in_flight.has_before(sent), self._settings.drain_timeout_s
+            )
 
     def check_lease(self) -> None:
         """Raise LeaseLost when our own clock says that the lease may have run out.
@@ -187,8 +184,11 @@ class Term:
 
     def finish(self, timeout_s: float) -> None:
         """Wait for what is in flight, as long as the lease lasts."""
+        self._settle_while(lambda: bool(self._in_flight), timeout_s)
+
+    def _settle_while(self, waiting: Callable[[], bool], timeout_s: float) -> None:
         deadline = self._clock() + timeout_s
-        while self._in_flight and self._clock() < deadline:
+        while waiting() and self._clock() < deadline:
             self.check_lease()
             self._publisher.poll(0.05)
             self._in_flight.settle()

@@ -13,6 +13,12 @@ from typing import Literal, Protocol
 
 from outbox.record import Page, Position
 
+#: Up to this many messages the lag is counted, above it is estimated.
+COUNT_LIMIT = 10_000
+
+#: A process that has not been seen for this long, in seconds, is not shown any more.
+FORGOTTEN_AFTER_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:

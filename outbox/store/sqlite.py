@@ -13,15 +13,18 @@ from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsiste
 from outbox.names import Names, check_name
 from outbox.record import Page, Position, Record
 from outbox.schema.version import require_schema
-from outbox.store.base import Blocker, Lease, LeaseLost, ProcessStatus, RelayStatus, unknown_relay
+from outbox.store.base import (
+    COUNT_LIMIT,
+    FORGOTTEN_AFTER_S,
+    Blocker,
+    Lease,
+    LeaseLost,
+    ProcessStatus,
+    RelayStatus,
+    unknown_relay,
+)
 from outbox.store.owner import is_certainly_dead
 from outbox.version import __version__
-
-#: Up to this many messages the lag is counted, above it is estimated.
-COUNT_LIMIT = 10_000
-
-#: A process that has not been seen for this long, in seconds, is not shown any more.
-FORGOTTEN_AFTER_S = 60.0
 
 # There are no batches here: seq alone never goes back, and a position is complete without them.
 _BATCH = 0

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from outbox.names import Names
-from outbox.store.postgresql.reader import _SETTINGS, _Statements
+from outbox.store.postgresql.reader import _Statements
+from outbox.store.postgresql.session import BY_INDEX
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import StoreKit
 
@@ -33,7 +34,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def explain(connection: Any, sql: str, parameters: dict[str, object]) -> dict[str, Any]:
     """Run the query as the reader does and return its plan, with buffers and times."""
-    connection.execute(f"begin; {_SETTINGS}", prepare=False)
+    connection.execute(f"begin; {BY_INDEX}", prepare=False)
     try:
         (plan,) = connection.execute(
             f"explain (analyze, buffers, format json) {sql}", parameters

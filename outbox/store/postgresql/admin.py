@@ -8,15 +8,16 @@ import psycopg
 
 from outbox.errors import ConfigurationError, DatabaseUnavailable
 from outbox.names import Names, check_name
-from outbox.store.base import Blocker, ProcessStatus, RelayStatus, unknown_relay
-from outbox.store.postgresql.session import Session
+from outbox.store.base import (
+    COUNT_LIMIT,
+    FORGOTTEN_AFTER_S,
+    Blocker,
+    ProcessStatus,
+    RelayStatus,
+    unknown_relay,
+)
+from outbox.store.postgresql.session import BY_INDEX, Session
 from outbox.version import __version__
-
-#: Up to this many messages the lag is counted, above it is estimated.
-COUNT_LIMIT = 10_000
-
-#: A process that has not been seen for this long, in seconds, is not shown any more.
-FORGOTTEN_AFTER_S = 60.0
 
 
 class PostgreSQLAdmin:
@@ -48,7 +49,7 @@ class PostgreSQLAdmin:
     def delivered(self, relay: str, lane: str, horizon: str) -> bool:
         """Return whether everything visible in the snapshot `horizon` is delivered."""
         with self.session.translated() as connection, connection.transaction():
-            _avoid_scans(connection)
+            connection.execute(BY_INDEX)
             row = connection.execute(
                 f"select not exists (select from ({self._undelivered(1)}) as m)",
                 {"relay": relay, "lane": lane, "horizon": horizon},
@@ -174,7 +175,7 @@ class PostgreSQLAdmin:
         self, connection: psycopg.Connection, relay: str, lane: str
     ) -> tuple[int, bool, float | None]:
         with connection.transaction():
-            _avoid_scans(connection)
+            connection.execute(BY_INDEX)
             row = connection.execute(
                 f"""select count(*), min(m.seq),
                            extract(epoch from clock_timestamp() - min(created_at))::float8
@@ -279,9 +280,3 @@ class PostgreSQLAdmin:
         with self.session.translated() as connection:
             row = connection.execute(sql).fetchone()
         return row[0] if row else None
-
-
-def _avoid_scans(connection: psycopg.Connection) -> None:
-    connection.execute(
-        "set local jit = off; set local enable_seqscan = off; set local enable_bitmapscan = off"
-    )

@@ -18,7 +18,7 @@ from outbox.errors import DatabaseUnavailable, LogInconsistent
 from outbox.names import Names
 from outbox.record import Page, Position, Record
 from outbox.store.base import Lease, LeaseLost
-from outbox.store.postgresql.session import ABANDONED, Session
+from outbox.store.postgresql.session import ABANDONED, BY_INDEX, BY_INDEX_AS_QUERY, Session
 from outbox.store.postgresql.snapshot import Plan, Snapshot
 
 #: Save an empty plan when the sequence is this far above the floor: an old floor makes every poll
@@ -32,21 +32,6 @@ _COLUMNS = (
 _SELECTED = "seq, id, topic, key, payload, type, content_type, headers, traceparent, tracestate"
 #: What a message weighs, in bytes. octet_length does not fetch a payload that is stored apart.
 _WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
-
-# No JIT: the price of what is switched off, and must be used all the same (a sequence can only be
-# read as a whole), would make the server compile a query of one row for 70 ms.
-# The planner must use the index on seq (fresh) or on xid (late) whatever the statistics say, also
-# when they were taken while the log was empty.
-_SETTINGS = (
-    "set local plan_cache_mode = force_custom_plan; set local jit = off; "
-    "set local enable_seqscan = off; set local enable_bitmapscan = off"
-)
-# The same as one statement, for where several in one are not possible.
-_SETTINGS_AS_QUERY = """
-    select set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true),
-           set_config('enable_seqscan', 'off', true),
-           set_config('enable_bitmapscan', 'off', true)"""
-
 
 #: The last number drawn, of the sequence in `pg_sequence`. Not `select last_value`: every 32
 #: numbers nextval writes a value 32 higher into the row for a moment, for the WAL, and a plain
@@ -115,7 +100,7 @@ class PostgreSQLReader:
 
     def _ask_on(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> _Answer:
         connection.execute("begin isolation level read committed")
-        connection.execute(_SETTINGS_AS_QUERY)
+        connection.execute(BY_INDEX_AS_QUERY)
         late = self._plan.target.ended_since(self._plan.last)
         answer = self._ask(connection, self._plan, late, self._after, max_rows, max_bytes)
         connection.execute("rollback")
@@ -234,7 +219,7 @@ class _Statements:
             begin isolation level read committed;
             set local synchronous_commit = on;
             {ABANDONED};
-            {_SETTINGS};
+            {BY_INDEX};
             select {LAST_VALUE}, seqcache, pg_is_in_recovery()
               from pg_sequence where seqrelid = '{sequence}'::regclass;
             select pg_current_snapshot()::text"""

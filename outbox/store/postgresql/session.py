@@ -20,6 +20,24 @@ _INVALID_TRANSACTION = "25"
 #: machine lost its power, would keep its successor out for as long as the connection seems to live.
 ABANDONED = "set local idle_in_transaction_session_timeout = '5s'"
 
+# The planner must use the index on seq (fresh) or on xid (late) whatever the statistics say, also
+# when they were taken while the log was empty. No JIT: the price of what is switched off, and must
+# be used all the same, would make the server compile a query of one row for 70 ms.
+_BY_INDEX = {
+    "plan_cache_mode": "force_custom_plan",
+    "jit": "off",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+}
+
+#: Makes a transaction read by index only.
+BY_INDEX = "; ".join(f"set local {name} = {value}" for name, value in _BY_INDEX.items())
+
+#: The same as one statement, for where several in one are not possible.
+BY_INDEX_AS_QUERY = "select " + ", ".join(
+    f"set_config('{name}', '{value}', true)" for name, value in _BY_INDEX.items()
+)
+
 
 class Session:
     """One PostgreSQL connection, in autocommit; transactions are opened by name."""
