@@ -6,11 +6,12 @@ import importlib
 import os
 import sys
 import traceback
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import click
 
+from outbox.cli.invocation import Invocation
+from outbox.config.host import NO_HOST, HostSettings
 from outbox.errors import OutboxError
 from outbox.version import __version__
 
@@ -36,13 +37,6 @@ Examples:
 \b
 Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 broker unreachable,
 5 schema missing or incompatible, 6 a check failed, 78 bad configuration."""
-
-
-@dataclass
-class Invocation:
-    """What the error handling must know of one call."""
-
-    debug: bool = False
 
 
 class LazyGroup(click.Group):
@@ -73,13 +67,21 @@ def app(invocation: Invocation, *, debug: bool) -> None:
     invocation.debug = debug
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; every error becomes one line on stderr."""
-    invocation = Invocation()
+def run(
+    arguments: Sequence[str] | None = None,
+    *,
+    host: HostSettings = NO_HOST,
+    program: str = "outbox-relay",
+) -> int:
+    """Run a command and return its exit code; every error becomes one line on stderr.
+
+    `host` and `program` are for frameworks that run a command under a name of their own.
+    """
+    invocation = Invocation(host=host)
     try:
         result = app.main(
             args=None if arguments is None else list(arguments),
-            prog_name="outbox-relay",
+            prog_name=program,
             standalone_mode=False,
             obj=invocation,
         )

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from outbox.config.settings import BY_NAME, Settings, load
+from outbox.cli.invocation import Invocation
+from outbox.config.host import NO_HOST, HostSettings
+from outbox.config.keys import BY_NAME
+from outbox.config.settings import Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,5 +87,11 @@ def database_options(command: Command) -> Command:
 
 
 def settings_from(flags: dict[str, object]) -> Settings:
-    """Return the settings of a command: its flags, this process's environment and directory."""
-    return load(flags, os.environ, Path.cwd())
+    """Return the settings of a command: its flags, and what its surroundings say."""
+    return load(flags, os.environ, Path.cwd(), host_of(click.get_current_context()))
+
+
+def host_of(context: click.Context) -> HostSettings:
+    """Return the settings of the framework that runs the command, if one does."""
+    invocation = context.find_object(Invocation)
+    return NO_HOST if invocation is None else invocation.host

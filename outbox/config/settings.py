@@ -1,4 +1,4 @@
-"""Settings of the commands: flags, then the environment, then a file, then defaults.
+"""Settings of the commands: flags, then the host, then the environment, a file, defaults.
 
 Only the commands read these; the library takes arguments.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import math
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,85 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from outbox.config.host import NO_HOST, HostSettings, check_host
 from outbox.config.kafka_properties import VARIABLE_PREFIX, check_property, is_secret, property_of
+from outbox.config.keys import BY_NAME, KEYS, Key, callback_name
 from outbox.database import DatabaseUrl
 from outbox.errors import ConfigurationError
-from outbox.names import Names, check_name
+from outbox.names import Names
 
 FILE_NAME = "outbox.toml"
 _LIBPQ = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER", "PGPORT")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ConfigurationError("must be text")
-    return value
-
-
-def _seconds(value: object) -> float:
-    try:
-        seconds = float(cast("Any", value))
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if isinstance(value, bool) or not 0 < seconds < math.inf:
-        raise ConfigurationError(f"{value!r} is not a number of seconds greater than 0")
-    return seconds
-
-
-def _lease(value: object) -> float:
-    seconds = _seconds(value)
-    if seconds < 1:
-        raise ConfigurationError(f"{value!r} is too short for a lease: use at least 1 second")
-    return seconds
-
-
-def _relay_name(value: object) -> str:
-    return check_name("relay", _text(value))
-
-
-def _delivery(value: object) -> str:
-    if value == "exactly-once":
-        raise ConfigurationError("'exactly-once' is not available in this version")
-    if value != "at-least-once":
-        raise ConfigurationError(f"{value!r} is not a way of delivery: use at-least-once")
-    return "at-least-once"
-
-
-def _callback_name(value: object) -> str:
-    module, colon, function = _text(value).partition(":")
-    if not (module and colon and function):
-        raise ConfigurationError(f"{value!r} does not name a function: write module:function")
-    return f"{module}:{function}"
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One setting: its name in files, its variable, how it is read, its default."""
-
-    name: str
-    variable: str
-    read: Callable[[object], object]
-    default: object = None
-
-    @property
-    def flag(self) -> str:
-        """The command line's name of it."""
-        return "--" + self.name.replace("_", "-")
-
-
-KEYS = (
-    Key("database_url", "OUTBOX_DATABASE_URL", _text),
-    Key("database_password_callback", "OUTBOX_DATABASE_PASSWORD_CALLBACK", _callback_name),
-    Key("schema", "OUTBOX_SCHEMA", _text),
-    Key("table_prefix", "OUTBOX_TABLE_PREFIX", _text, ""),
-    Key("name", "OUTBOX_RELAY_NAME", _relay_name, "default"),
-    Key("delivery", "OUTBOX_DELIVERY", _delivery, "at-least-once"),
-    Key("poll_interval", "OUTBOX_POLL_INTERVAL", _seconds, 0.05),
-    Key("lease", "OUTBOX_LEASE", _lease, 10.0),
-    Key("connect_timeout", "OUTBOX_CONNECT_TIMEOUT", _seconds, 30.0),
-    Key("drain_timeout", "OUTBOX_DRAIN_TIMEOUT", _seconds, 10.0),
-)
-BY_NAME = {key.name: key for key in KEYS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +82,7 @@ class Settings:
             )
         properties = dict(self.kafka)
         if "oauth_cb" in properties:
-            properties["oauth_cb"] = self._function(_callback_name(properties["oauth_cb"]))
+            properties["oauth_cb"] = self._function(callback_name(properties["oauth_cb"]))
         return properties
 
     def _function(self, name: str) -> object:
@@ -182,15 +111,22 @@ def _hidden(name: str, value: object) -> object:
     return "***" if name.startswith("kafka.") and is_secret(name) else value
 
 
-def load(flags: Mapping[str, object], environ: Mapping[str, str], directory: Path) -> Settings:
+def load(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    directory: Path,
+    host: HostSettings = NO_HOST,
+) -> Settings:
     """Return the settings, or raise ConfigurationError naming the value and where it came from.
 
     `flags`: by the names of KEYS, None where not given; besides `config` (a file to use instead of
-    the one in `directory`) and `kafka` (a sequence of `property=value`).
+    the one in `directory`) and `kafka` (a sequence of `property=value`). `host`: what the framework
+    knows in whose process the command runs.
     """
     file, table = _read_file(flags.get("config"), directory)
-    found = {key.name: _find(key, flags, environ, table, file) for key in KEYS}
-    kafka = _kafka(flags, environ, table, file)
+    check_host(host)
+    found = {key.name: _find(key, flags, host, environ, table, file) for key in KEYS}
+    kafka = _kafka(flags, host, environ, table, file)
     found |= {f"kafka.{name}": given for name, given in sorted(kafka.items())}
     values: dict[str, Any] = {name: entry.value for name, entry in found.items()}
     return Settings(
@@ -216,11 +152,12 @@ def _url(found: Found) -> DatabaseUrl | None:
 def _find(
     key: Key,
     flags: Mapping[str, object],
+    host: HostSettings,
     environ: Mapping[str, str],
     table: Mapping[str, object],
     file: str,
 ) -> Found:
-    given = _given(key, flags, environ, table, file)
+    given = _given(key, flags, host, environ, table, file)
     if given is None:
         return Found(key.default, "default")
     try:
@@ -232,12 +169,15 @@ def _find(
 def _given(
     key: Key,
     flags: Mapping[str, object],
+    host: HostSettings,
     environ: Mapping[str, str],
     table: Mapping[str, object],
     file: str,
 ) -> Found | None:
     if flags.get(key.name) is not None:
         return Found(flags[key.name], f"flag {key.flag}")
+    if host.settings.get(key.name) is not None:
+        return Found(host.settings[key.name], host.source)
     if variable := _variable(key.variable, environ):
         return variable
     if key.name in table:
@@ -266,6 +206,7 @@ def _read_secret(variable: str, path: str) -> str:
 
 def _kafka(
     flags: Mapping[str, object],
+    host: HostSettings,
     environ: Mapping[str, str],
     table: Mapping[str, object],
     file: str,
@@ -275,6 +216,7 @@ def _kafka(
     for name, value in _flattened(table.get("kafka", {})):
         found[name] = Found(value, f"file {file}, table [kafka]")
     found |= _kafka_variables(environ)
+    found |= {name: Found(value, host.source) for name, value in host.kafka.items()}
     for assignment in cast("Sequence[str]", flags.get("kafka") or ()):
         name, equals, text = assignment.partition("=")
         if not equals or not name.strip():

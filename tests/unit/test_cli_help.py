@@ -12,7 +12,7 @@ import pytest
 
 from outbox.cli.app import app
 from outbox.cli.options import SettingOption
-from outbox.config.settings import BY_NAME
+from outbox.config.keys import BY_NAME
 
 
 def commands(

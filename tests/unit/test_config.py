@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from outbox.config.host import HostSettings
 from outbox.config.kafka_properties import OWNED, is_secret, property_of
-from outbox.config.settings import KEYS, Settings, load
+from outbox.config.keys import KEYS
+from outbox.config.settings import Settings, load
 from outbox.errors import ConfigurationError
 
 URL = "postgresql://app:hunter2@db/shop"
@@ -40,6 +42,36 @@ def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path) ->
         ("from-variable", "environment OUTBOX_RELAY_NAME"),
         ("from-flag", "flag --name"),
     ]
+
+
+def test_a_framework_ranks_below_flags_and_above_the_environment(tmp_path: Path) -> None:
+    # Given a framework that knows a database and a broker, as the environment does
+    host = HostSettings(
+        {"database_url": URL, "name": "web", "kafka.bootstrap.servers": "b:1", "schema": None},
+        "Django setting OUTBOX",
+    )
+    environ = {
+        "OUTBOX_DATABASE_URL": "postgresql://elsewhere/x",
+        "OUTBOX_SCHEMA": "from_environment",
+        "OUTBOX_KAFKA_BOOTSTRAP_SERVERS": "c:2",
+    }
+    # When it is loaded with a flag besides
+    loaded = load({"name": "flag"}, environ, tmp_path, host)
+    # Then the flag wins over the framework, and that over the environment, where it says anything
+    assert (loaded.name, loaded.names.schema) == ("flag", "from_environment")
+    assert loaded.found["database_url"].source == "Django setting OUTBOX"
+    assert loaded.require_database().redacted.endswith("@db/shop")
+    assert loaded.kafka_properties() == {"bootstrap.servers": "b:1"}
+
+
+def test_a_frameworks_mistakes_name_it(tmp_path: Path) -> None:
+    for settings, words in (
+        ({"databse_url": URL}, "Flask config: unknown setting 'databse_url'"),
+        ({"lease": "soon"}, "lease \\(Flask config\\): 'soon' is not a number"),
+        ({"kafka.acks": "0"}, "acks"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            load({}, {}, tmp_path, HostSettings(settings, "Flask config"))
 
 
 def test_every_setting_can_be_given_in_the_file_and_by_its_variable(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""The settings that a command knows: their names, variables, and how a value is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from outbox.errors import ConfigurationError
+from outbox.names import check_name
+
+
+def text(value: object) -> str:
+    """Return a text as it is."""
+    if not isinstance(value, str):
+        raise ConfigurationError("must be text")
+    return value
+
+
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(cast("Any", value))
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if isinstance(value, bool) or not 0 < seconds < math.inf:
+        raise ConfigurationError(f"{value!r} is not a number of seconds greater than 0")
+    return seconds
+
+
+def _lease(value: object) -> float:
+    seconds = _seconds(value)
+    if seconds < 1:
+        raise ConfigurationError(f"{value!r} is too short for a lease: use at least 1 second")
+    return seconds
+
+
+def _relay_name(value: object) -> str:
+    return check_name("relay", text(value))
+
+
+def _delivery(value: object) -> str:
+    if value == "exactly-once":
+        raise ConfigurationError("'exactly-once' is not available in this version")
+    if value != "at-least-once":
+        raise ConfigurationError(f"{value!r} is not a way of delivery: use at-least-once")
+    return "at-least-once"
+
+
+def callback_name(value: object) -> str:
+    """Return the checked name of a function, `module:function`."""
+    module, colon, function = text(value).partition(":")
+    if not (module and colon and function):
+        raise ConfigurationError(f"{value!r} does not name a function: write module:function")
+    return f"{module}:{function}"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting: its name in files, its variable, how it is read, its default."""
+
+    name: str
+    variable: str
+    read: Callable[[object], object]
+    default: object = None
+
+    @property
+    def flag(self) -> str:
+        """The command line's name of it."""
+        return "--" + self.name.replace("_", "-")
+
+
+KEYS = (
+    Key("database_url", "OUTBOX_DATABASE_URL", text),
+    Key("database_password_callback", "OUTBOX_DATABASE_PASSWORD_CALLBACK", callback_name),
+    Key("schema", "OUTBOX_SCHEMA", text),
+    Key("table_prefix", "OUTBOX_TABLE_PREFIX", text, ""),
+    Key("name", "OUTBOX_RELAY_NAME", _relay_name, "default"),
+    Key("delivery", "OUTBOX_DELIVERY", _delivery, "at-least-once"),
+    Key("poll_interval", "OUTBOX_POLL_INTERVAL", _seconds, 0.05),
+    Key("lease", "OUTBOX_LEASE", _lease, 10.0),
+    Key("connect_timeout", "OUTBOX_CONNECT_TIMEOUT", _seconds, 30.0),
+    Key("drain_timeout", "OUTBOX_DRAIN_TIMEOUT", _seconds, 10.0),
+)
+BY_NAME = {key.name: key for key in KEYS}
