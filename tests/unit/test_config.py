@@ -60,7 +60,7 @@ def test_a_framework_ranks_below_flags_and_above_the_environment(tmp_path: Path)
     # Then the flag wins over the framework, and that over the environment, where it says anything
     assert (loaded.name, loaded.names.schema) == ("flag", "from_environment")
     assert loaded.found["database_url"].source == "Django setting OUTBOX"
-    assert loaded.require_database().redacted.endswith("@db/shop")
+    assert loaded.require_database().redacted.endswith("dbname=shop")
     assert loaded.kafka_properties() == {"bootstrap.servers": "b:1"}
 
 
