@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from outbox.errors import (
     BacklogFull,
     BrokerUnavailable,
@@ -21,9 +24,11 @@ from outbox.errors import (
     SchemaTooOld,
     UnknownLane,
 )
-from outbox.message import Message
 from outbox.version import __version__
-from outbox.writer.outbox import Outbox
+
+if TYPE_CHECKING:
+    from outbox.message import Message
+    from outbox.writer.outbox import Outbox
 
 __all__ = [
     "BacklogFull",
@@ -47,3 +52,19 @@ __all__ = [
     "UnknownLane",
     "__version__",
 ]
+
+#: Where the names are that are loaded when they are first asked for. pytest imports this package
+#: for its plugin at every start, also where no test needs it.
+_LAZY = {"Message": "outbox.message", "Outbox": "outbox.writer.outbox"}
+
+if not TYPE_CHECKING:  # to a type checker it would make every misspelt name an attribute
+
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

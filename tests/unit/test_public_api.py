@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import outbox
 from outbox import errors
 
@@ -54,12 +56,22 @@ def test_all_is_sorted_and_complete() -> None:
     """Nothing public is missing from it, and nothing in it is missing."""
     public = {
         name
-        for name, value in vars(outbox).items()
-        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+        for name in dir(outbox)
+        if not name.startswith("_") and _is_ours(getattr(outbox, name)) and name != "annotations"
     }
 
     assert outbox.__all__ == sorted(outbox.__all__)
     assert set(outbox.__all__) == public | {"__version__"}
+
+
+def _is_ours(value: object) -> bool:
+    return getattr(value, "__module__", "").startswith("outbox")
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    """Although some are loaded when they are first asked for."""
+    with pytest.raises(AttributeError, match="module 'outbox' has no attribute 'Outbocks'"):
+        outbox.Outbocks  # type: ignore[attr-defined]  # noqa: B018 - both say what is tested
 
 
 def test_every_public_error_is_exported() -> None:
