@@ -21,14 +21,19 @@ PAGE = 5  # messages; what is taken comes in whole pages
 
 
 class Log:
-    """One database with a log in it; `delivered` is what a relay has taken, in order."""
+    """One database with a log in it; `delivered` is what a relay has taken, in order.
 
-    def __init__(self, server: PrivatePostgreSQL, *, create: bool = True) -> None:
+    `database`: one that is there already, with its log.
+    """
+
+    def __init__(
+        self, server: PrivatePostgreSQL, *, create: bool = True, database: str | None = None
+    ) -> None:
         self._server = server
-        self.url = server.create_database()
+        self.url = server.url(database) if database else server.create_database()
         self.written: list[str] = []
         self.delivered: list[str] = []
-        if create:
+        if create and not database:
             migrate(self.url)
 
     @contextmanager
