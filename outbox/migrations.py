@@ -11,13 +11,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from outbox.database import DatabaseUrl, PasswordCallback, connect_sqlite
-from outbox.errors import ConfigurationError, DatabaseUnavailable
+from outbox.errors import DatabaseUnavailable
 from outbox.names import Names
 from outbox.schema import postgresql, sqlite
 from outbox.schema.check import Finding, check
 from outbox.schema.grants import grants
 from outbox.schema.rebase import Rebased, rebase
-from outbox.schema.source import COMPONENTS, Step, check_names, check_roles, sql, steps, tables
+from outbox.schema.source import COMPONENTS, Step, check_names, check_roles, sql, steps
 from outbox.schema.version import SCHEMA_VERSION, Component, require_schema
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ __all__ = [
 ]
 
 PLAIN_NAMES = Names()
-
-#: Every comment of ours begins with this; a table without it is somebody else's.
-_MARK = "outbox-relay:"
 
 #: A row that was written in this cluster: its mark is the id of the transaction that wrote it.
 _NATIVE = "xmin::text = (written_by::text::numeric % 4294967296)::text"
@@ -83,7 +80,7 @@ def _migrate_postgresql(
     if names.schema is not None:
         _create_schema(connection, names.schema)
     versions = {
-        component: _version_postgresql(connection, schema, names, component)
+        component: postgresql.version(connection, schema, names, component)
         for component in COMPONENTS
         if only in (None, component)
     }
@@ -104,34 +101,6 @@ def _create_schema(connection: psycopg.Connection, schema: str) -> None:
 
 def _outstanding(all_steps: Iterable[Step], versions: dict[Component, int]) -> list[Step]:
     return [step for step in all_steps if step.version > versions[step.component]]
-
-
-def _version_postgresql(
-    connection: psycopg.Connection, schema: str, names: Names, component: Component
-) -> int:
-    """Return the version of the tables of a component, 0 where there are none."""
-    plain = tables("postgresql", component)
-    found = postgresql.comments(connection, schema, [names.prefix + name for name in plain])
-    marked = _commented(plain)
-    strange = sorted(
-        name
-        for name, comment in found.items()
-        if name.removeprefix(names.prefix) in marked and not comment.startswith(_MARK)
-    )
-    if found and f"{names.prefix}{component}_meta" not in found:
-        strange = strange or sorted(found)
-    if strange:
-        raise ConfigurationError(
-            f"schema {schema!r} already has {', '.join(strange)}, which outbox-relay did not make; "
-            "nothing was changed. Choose another place with --schema or --table-prefix"
-        )
-    meta = postgresql.read_meta(connection, schema, names, component) if found else None
-    return meta[0] if meta else 0
-
-
-def _commented(plain: Iterable[str]) -> set[str]:
-    # Partitions carry no comment of their own: their parent's stands for them.
-    return {name for name in plain if not name[-1].isdigit()}
 
 
 def _native_cursors(connection: psycopg.Connection, names: Names) -> list[tuple[str, str]]:

@@ -55,12 +55,34 @@ def check(
     url = DatabaseUrl.parse(url) if isinstance(url, str) else url
     names = Names() if names is None else names
     check_names(url.dialect, names)
-    wanted: list[Component] = [part for part in COMPONENTS if only in (None, part)]
     if url.dialect == "sqlite":
-        return _check_sqlite(url.path, names, wanted)
+        return _check_sqlite(url.path, names, only)
     with postgresql.transaction(url, password_callback=password_callback) as connection:
-        schema = postgresql.place(connection, names)
-        return [f for part in wanted for f in _check(connection, schema, names, part)]
+        return check_postgresql(connection, names, only=only)
+
+
+def check_postgresql(
+    connection: psycopg.Connection, names: Names, *, only: Component | None = None
+) -> list[Finding]:
+    """Do the same on an open connection, in a savepoint that is rolled back."""
+    schema = postgresql.place(connection, names)
+    return [f for part in _wanted(only) for f in _check(connection, schema, names, part)]
+
+
+def check_sqlite(
+    connection: sqlite3.Connection, names: Names, *, only: Component | None = None
+) -> list[Finding]:
+    """Do the same on an open connection, which is only read."""
+    with closing(sqlite3.connect(":memory:")) as expected:
+        return [
+            finding
+            for part in _wanted(only)
+            for finding in _check_component(connection, expected, names, part)
+        ]
+
+
+def _wanted(only: Component | None) -> list[Component]:
+    return [part for part in COMPONENTS if only in (None, part)]
 
 
 def _check(
@@ -203,10 +225,10 @@ def _cursor_problems(connection: psycopg.Connection, names: Names) -> Iterable[s
         )
 
 
-def _check_sqlite(path: str, names: Names, wanted: list[Component]) -> list[Finding]:
-    with closing(connect_sqlite(path)) as actual, closing(sqlite3.connect(":memory:")) as expected:
+def _check_sqlite(path: str, names: Names, only: Component | None) -> list[Finding]:
+    with closing(connect_sqlite(path)) as connection:
         try:
-            return [f for part in wanted for f in _check_component(actual, expected, names, part)]
+            return check_sqlite(connection, names, only=only)
         except sqlite3.Error as error:
             raise DatabaseUnavailable(f"the SQLite file {path}: {error}") from error
 

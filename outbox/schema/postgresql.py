@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -14,16 +15,21 @@ from outbox.errors import (
     OutboxError,
     SchemaMissing,
 )
+from outbox.schema.source import tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import psycopg
 
     from outbox.names import Names
+    from outbox.schema.version import Component
 
 
 Values: TypeAlias = Sequence[object] | Mapping[str, object] | None
+
+#: Every comment of ours begins with this; a table without it is somebody else's.
+MARK = "outbox-relay:"
 
 
 @contextmanager
@@ -98,6 +104,26 @@ def run(connection: psycopg.Connection, sql: str, values: Values = None) -> None
     _execute(connection, sql, values)
 
 
+def statements(script: str) -> list[str]:
+    """Split a script into its statements, for drivers that take one at a time."""
+    ends = [token.end() for token in _TOKEN.finditer(script) if token[0] == ";"]
+    pieces = [
+        script[start:end].strip() for start, end in zip([0, *ends], [*ends, None], strict=True)
+    ]
+    return [piece.removesuffix(";") for piece in pieces if _without_comments(piece)]
+
+
+#: What may hold a semicolon that ends nothing, and the one that does.
+_TOKEN = re.compile(
+    r"""--[^\n]* | /\*.*?\*/ | '(?:[^']|'')*' | "[^"]*" | (\$\w*\$).*?\1 | ;""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def _without_comments(piece: str) -> str:
+    return re.sub(r"--[^\n]*|/\*.*?\*/", "", piece, flags=re.DOTALL).strip()
+
+
 def _execute(connection: psycopg.Connection, sql: str, values: Values) -> psycopg.Cursor:
     # Our own texts with checked identifiers; psycopg asks for literals to keep values out.
     return connection.execute(cast("Any", sql), values)
@@ -121,6 +147,35 @@ def lock_place(connection: psycopg.Connection, schema: str, names: Names) -> Non
     digest = hashlib.sha256(f"outbox-relay {schema} {names.prefix}".encode()).digest()
     key = int.from_bytes(digest[:8], signed=True)
     run(connection, "select pg_advisory_xact_lock(%s)", (key,))
+
+
+def version(connection: psycopg.Connection, schema: str, names: Names, component: Component) -> int:
+    """Return the version of the tables of a component, 0 where there are none.
+
+    Raises ConfigurationError when tables of these names are not ours.
+    """
+    plain = tables("postgresql", component)
+    found = comments(connection, schema, [names.prefix + name for name in plain])
+    marked = _commented(plain)
+    strange = sorted(
+        name
+        for name, comment in found.items()
+        if name.removeprefix(names.prefix) in marked and not comment.startswith(MARK)
+    )
+    if found and f"{names.prefix}{component}_meta" not in found:
+        strange = strange or sorted(found)
+    if strange:
+        raise ConfigurationError(
+            f"schema {schema!r} already has {', '.join(strange)}, which outbox-relay did not make; "
+            "nothing was changed. Choose another place with --schema or --table-prefix"
+        )
+    meta = read_meta(connection, schema, names, component) if found else None
+    return meta[0] if meta else 0
+
+
+def _commented(plain: Iterable[str]) -> set[str]:
+    # Partitions carry no comment of their own: their parent's stands for them.
+    return {name for name in plain if not name[-1].isdigit()}
 
 
 def read_meta(
