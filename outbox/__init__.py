@@ -24,6 +24,7 @@ from outbox.errors import (
     SchemaTooOld,
     UnknownLane,
 )
+from outbox.topic.topic import Topic
 from outbox.version import __version__
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "SchemaMissing",
     "SchemaTooNew",
     "SchemaTooOld",
+    "Topic",
     "UnknownLane",
     "__version__",
 ]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from outbox.errors import ConfigurationError, InvalidMessage
 from outbox.headers import Headers, HeadersInput, check_headers
 from outbox.names import check_name
 from outbox.text import check_text, shown
+from outbox.topic.name import check_topic_name
+from outbox.topic.topic import Topic
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -26,7 +26,7 @@ MAX_KEY_BYTES = 1024
 
 Ordering = Literal["strict"]
 
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -35,7 +35,8 @@ class Message:
 
     `key` is kept as text, `headers` as pairs, `id` is a UUIDv7 unless given. A payload of bytes is
     sent as it is, None is a tombstone (and needs a key), anything else goes through the Outbox's
-    serializer when the message is added. Raises InvalidMessage.
+    serializer when the message is added. A Topic refuses payloads of another type, and gives the
+    message what it was declared with; `topic` then is its name. Raises InvalidMessage.
     """
 
     topic: str
@@ -53,8 +54,8 @@ class Message:
 
     def __init__(
         self,
-        topic: str,
-        payload: object,
+        topic: str | Topic[T],
+        payload: T | None,
         *,
         key: str | int | UUID | None = None,
         type: str | None = None,
@@ -70,46 +71,60 @@ class Message:
     ) -> None:
         if not (deliver_at is None and delay is None and wait_for is None and expires_at is None):
             _refuse_timing(deliver_at, delay, wait_for, expires_at)
+        given = _Given(payload, key, type, lane, content_type, ordering)
+        if topic.__class__ is not str and isinstance(topic, Topic):
+            given = _typed(topic, given)
+            topic = topic.name
         put = object.__setattr__
-        put(self, "topic", _check_topic(topic))
-        put(self, "payload", payload)
-        put(self, "key", None if key is None else _check_key(key))
-        put(self, "type", None if type is None else check_text("type", type))
+        put(self, "topic", check_topic_name(topic))
+        put(self, "payload", given.payload)
+        put(self, "key", None if given.key is None else _check_key(given.key))
+        put(self, "type", None if given.type is None else check_text("type", given.type))
         pairs, stored = ((), None) if headers is None else check_headers(headers)
         put(self, "headers", pairs)
         put(self, "headers_json", stored)
         checked_id, id_text = _new_id() if id is None else _check_id(id)
         put(self, "id", checked_id)
         put(self, "id_text", id_text)
-        put(self, "lane", None if lane is None else _check_lane(lane))
+        put(self, "lane", None if given.lane is None else _check_lane(given.lane))
         put(
             self,
             "content_type",
-            None if content_type is None else check_text("content_type", content_type),
+            None if given.content_type is None else check_text("content_type", given.content_type),
         )
-        put(self, "ordering", None if ordering is None else _check_ordering(ordering, key))
-        if payload is None and key is None:
+        put(self, "ordering", _check_ordering(given.ordering, given.key))
+        if given.payload is None and given.key is None:
             raise InvalidMessage(
                 "payload None is a tombstone, which deletes its key: it needs key="
             )
 
 
-def _check_topic(topic: object) -> str:
-    if not isinstance(topic, str):
-        raise InvalidMessage(f"topic must be str, not {type(topic).__name__}")
-    return _known_topic(topic)
+class _Given(NamedTuple):
+    """What a Topic may have a default for."""
+
+    payload: object
+    key: str | int | UUID | None
+    type: str | None
+    lane: str | None
+    content_type: str | None
+    ordering: Ordering | None
 
 
-@lru_cache(maxsize=1024)
-def _known_topic(topic: str) -> str:
-    if not topic:
-        raise InvalidMessage("topic is empty")
-    if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
-        raise InvalidMessage(
-            f"topic {shown(topic)} is not a valid Kafka topic name: use 1 to 249 of the "
-            "characters A-Z a-z 0-9 . _ - (and not . or .. alone)"
-        )
-    return check_text("topic", topic)
+def _typed(topic: Topic[Any], given: _Given) -> _Given:
+    """Return what is given, completed by what the topic was declared with."""
+    key, lane = given.key, given.lane or topic.lane
+    ordering = given.ordering or topic.ordering
+    if given.payload is None:  # says nothing of the payload's type, and deletes any of them
+        return given._replace(lane=lane, ordering=ordering)
+    kind = topic.kind_of(given.payload)
+    return _Given(
+        kind.serialized(given.payload),
+        kind.key(given.payload) if key is None and kind.key is not None else key,
+        given.type or kind.type,
+        lane,
+        given.content_type or kind.effective_content_type,
+        ordering,
+    )
 
 
 def _check_key(key: object) -> str:
@@ -154,7 +169,9 @@ def _check_lane(lane: str) -> str:
         raise InvalidMessage(str(error)) from None
 
 
-def _check_ordering(ordering: object, key: object) -> Ordering:
+def _check_ordering(ordering: object, key: object) -> Ordering | None:
+    if ordering is None:
+        return None
     if ordering != "strict":
         raise InvalidMessage(f'ordering must be None or "strict", not {shown(ordering)}')
     if key is None:

@@ -17,6 +17,7 @@ from outbox.headers import HeadersInput
 from outbox.message import Message, Ordering
 from outbox.names import Names, check_name
 from outbox.serialization.serializer import JsonSerializer, Serializer
+from outbox.topic.topic import Topic
 from outbox.tracing import (
     TraceContext,
     create_span,
@@ -43,6 +44,7 @@ from outbox.writer.insert import (
 from outbox.writer.pending import PendingWrite, guard_commit
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 #: librdkafka's default `message.max.bytes`; a broker's own default is a little higher.
 MAX_MESSAGE_BYTES = 1_000_000
@@ -80,8 +82,8 @@ class Outbox:
         self,
         transaction: object,
         /,
-        topic: str,
-        payload: object,
+        topic: str | Topic[P],
+        payload: P | None,
         *,
         key: str | int | UUID | None = None,
         type: str | None = None,
@@ -98,8 +100,8 @@ class Outbox:
         """Write a message that is sent if, and only if, this transaction commits.
 
         `transaction` is a SQLAlchemy Session (flushed first) or Connection, a psycopg Connection or
-        a sqlite3.Connection. Raises InvalidMessage, NotInTransaction or TypeError, and then has
-        written nothing.
+        a sqlite3.Connection. `topic` is a name, or a Topic, whose payload has a type. Raises
+        InvalidMessage, NotInTransaction or TypeError, and then has written nothing.
         """
         message = Message(
             topic,
@@ -136,8 +138,8 @@ class Outbox:
         self,
         transaction: object,
         /,
-        topic: str,
-        payload: object,
+        topic: str | Topic[P],
+        payload: P | None,
         *,
         key: str | int | UUID | None = None,
         type: str | None = None,
