@@ -71,29 +71,30 @@ class Message:
     ) -> None:
         if not (deliver_at is None and delay is None and wait_for is None and expires_at is None):
             _refuse_timing(deliver_at, delay, wait_for, expires_at)
-        given = _Given(payload, key, type, lane, content_type, ordering)
+        # The path of a plain name is hot.
         if topic.__class__ is not str and isinstance(topic, Topic):
-            given = _typed(topic, given)
-            topic = topic.name
+            given = _typed(topic, _Given(payload, key, type, lane, content_type, ordering))
+            Message.__init__(self, topic.name, headers=headers, id=id, **given._asdict())
+            return
         put = object.__setattr__
         put(self, "topic", check_topic_name(topic))
-        put(self, "payload", given.payload)
-        put(self, "key", None if given.key is None else _check_key(given.key))
-        put(self, "type", None if given.type is None else check_text("type", given.type))
+        put(self, "payload", payload)
+        put(self, "key", None if key is None else _check_key(key))
+        put(self, "type", None if type is None else check_text("type", type))
         pairs, stored = ((), None) if headers is None else check_headers(headers)
         put(self, "headers", pairs)
         put(self, "headers_json", stored)
         checked_id, id_text = _new_id() if id is None else _check_id(id)
         put(self, "id", checked_id)
         put(self, "id_text", id_text)
-        put(self, "lane", None if given.lane is None else _check_lane(given.lane))
+        put(self, "lane", None if lane is None else _check_lane(lane))
         put(
             self,
             "content_type",
-            None if given.content_type is None else check_text("content_type", given.content_type),
+            None if content_type is None else check_text("content_type", content_type),
         )
-        put(self, "ordering", _check_ordering(given.ordering, given.key))
-        if given.payload is None and given.key is None:
+        put(self, "ordering", None if ordering is None else _check_ordering(ordering, key))
+        if payload is None and key is None:
             raise InvalidMessage(
                 "payload None is a tombstone, which deletes its key: it needs key="
             )
@@ -169,9 +170,7 @@ def _check_lane(lane: str) -> str:
         raise InvalidMessage(str(error)) from None
 
 
-def _check_ordering(ordering: object, key: object) -> Ordering | None:
-    if ordering is None:
-        return None
+def _check_ordering(ordering: object, key: object) -> Ordering:
     if ordering != "strict":
         raise InvalidMessage(f'ordering must be None or "strict", not {shown(ordering)}')
     if key is None:
