@@ -77,6 +77,29 @@ kafka_option = click.option(
     "[env var: OUTBOX_KAFKA_BOOTSTRAP_SERVERS, …: dots as underscores]",
 )
 
+_log_format = click.option(
+    "--log-format",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    show_default=True,
+    help="How to write the log, on stderr.",
+)
+
+_log_level = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What to write into it.",
+)
+
+
+def log_options(command: Command) -> Command:
+    """Add the options of a command that runs on and says what it does."""
+    for option in (_log_level, _log_format):
+        command = option(command)
+    return command
+
 
 def database_options(command: Command) -> Command:
     """Add the options that say where the tables are."""

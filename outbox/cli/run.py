@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from outbox.cli.logs import set_up_logging
-from outbox.cli.options import database_options, kafka_option, setting, settings_from
+from outbox.cli.options import database_options, kafka_option, log_options, setting, settings_from
+from outbox.cli.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
     from outbox.config.settings import Settings
     from outbox.relay.relay import Relay
 
@@ -30,20 +25,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.option("--drain", is_flag=True, help="Deliver what is committed now, then stop.")
-@click.option(
-    "--log-format",
-    type=click.Choice(["console", "json"]),
-    default="console",
-    show_default=True,
-    help="How to write the log, on stderr.",
-)
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="What to write into it.",
-)
+@log_options
 @kafka_option
 @setting("drain_timeout")
 @setting("lease")
@@ -64,7 +46,7 @@ def run(*, drain: bool, log_format: str, log_level: str, **flags: object) -> Non
     relay = _relay(settings)
     spare_the_collector()
     stop = threading.Event()
-    with _signals(stop):
+    with stopped_by_signals(stop):
         relay.run(stop, drain=drain)
 
 
@@ -91,21 +73,3 @@ def _relay(settings: Settings) -> Relay:
             connect_timeout_s=settings.connect_timeout,
         ),
     )
-
-
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """Let SIGTERM and SIGINT set `stop`, and the second of them end the process."""
-
-    def handle(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
-            # Not sys.exit: whatever hangs now would hang in its clean-up as well.
-            os._exit(128 + number)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
