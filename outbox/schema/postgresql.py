@@ -31,6 +31,9 @@ Values: TypeAlias = Sequence[object] | Mapping[str, object] | None
 #: Every comment of ours begins with this; a table without it is somebody else's.
 MARK = "outbox-relay:"
 
+#: A row that was written in this cluster: its mark is the id of the transaction that wrote it.
+NATIVE = "xmin::text = (written_by::text::numeric % 4294967296)::text"
+
 
 @contextmanager
 def transaction(

@@ -1,0 +1,66 @@
+"""Which messages would be lost with the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from outbox.alembic.place import MigrationRefused
+
+if TYPE_CHECKING:
+    from outbox.database import Dialect
+    from outbox.names import Names
+    from outbox.schema.bridge import Bridge
+
+#: Enough to say "many": counting millions would keep the log locked for nothing.
+_ENOUGH = 1000
+
+
+def count_undelivered(bridge: Bridge, dialect: Dialect, names: Names) -> str | None:
+    """Return how many messages some relay name has not delivered, None if there are none.
+
+    On PostgreSQL nobody can write to the log from here to the end of the transaction.
+    """
+    if dialect == "postgresql":
+        bridge.execute(_lock(names))
+    rows = bridge.execute(f"select count(*) from ({_undelivered(dialect, names)}) as m")
+    count = cast("int", rows[0][0])
+    return f"{count} or more" if count >= _ENOUGH else str(count or "") or None
+
+
+def guard(dialect: Dialect, names: Names) -> str:
+    """Return a statement that fails where messages would be lost."""
+    if dialect == "sqlite":
+        raise MigrationRefused(
+            "whether messages would be lost cannot be asked in a printed script for SQLite; say "
+            "op.drop_outbox(force=True), or run the downgrade online"
+        )
+    return (
+        f"do $$ begin {_lock(names)}; if exists ({_undelivered(dialect, names)}) then "
+        "raise exception 'messages are not delivered yet and would be lost with the log; let "
+        "`outbox-relay run --drain` deliver them, or say op.drop_outbox(force=True)'; "
+        "end if; end $$"
+    )
+
+
+def _lock(names: Names) -> str:
+    return f"lock table {names['outbox_message']} in access exclusive mode"
+
+
+def _undelivered(dialect: Dialect, names: Names) -> str:
+    log, cursor = names["outbox_message"], names["outbox_cursor"]
+    if dialect == "sqlite":
+        return (
+            f"select 1 from {log} where seq > (select coalesce(min(after_seq), 0) from {cursor}) "
+            f"limit {_ENOUGH}"
+        )
+    # A cursor whose plan is missing, and a log without cursors, have delivered nothing.
+    return f"""select 1 from {log} as m
+                where not exists (select from {cursor})
+                   or exists (
+                      select from {cursor} as c
+                        left join {names["outbox_plan"]} as p using (relay, lane, plan_no)
+                       where p.plan_no is null
+                          or not (pg_visible_in_snapshot(m.xid, p.last)
+                                  or (pg_visible_in_snapshot(m.xid, p.target)
+                                      and m.seq <= c.after_seq)))
+                limit {_ENOUGH}"""

@@ -1,0 +1,33 @@
+"""The plugin that Alembic finds by our entry point.
+
+Alembic loads it while it is itself half imported, so nothing of Alembic can be imported here but
+what is loaded before plugins are, and this module cannot be in `outbox.alembic`, which needs all
+of it.
+
+The entry point is called `alembic.autogenerate.outbox`, so that Alembic's own default,
+`autogenerate_plugins=["alembic.autogenerate.*"]`, includes it: a plugin that had to be named first
+would not be there when autogenerate proposes to drop the log.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alembic.util import DispatchPriority, PriorityDispatchResult
+
+if TYPE_CHECKING:
+    from alembic.autogenerate.api import AutogenContext
+    from alembic.operations.ops import UpgradeOps
+    from alembic.runtime.plugins import Plugin
+
+
+def setup(plugin: Plugin) -> None:
+    """Register what autogenerate calls before it compares the user's tables."""
+    plugin.add_autogenerate_comparator(_compare, "autogenerate", priority=DispatchPriority.FIRST)
+
+
+def _compare(context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:
+    from outbox.alembic.comparing import compare
+
+    compare(context, upgrade)
+    return PriorityDispatchResult.CONTINUE
