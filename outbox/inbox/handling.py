@@ -103,4 +103,6 @@ def _has_ended(transaction: Any) -> bool:
         return bool(transaction.pgconn.transaction_status == IDLE)
     if kind.startswith("sqlite3."):
         return not transaction.in_transaction
+    if kind.startswith("django."):
+        return not transaction.in_atomic_block
     return not transaction.in_transaction()

@@ -26,5 +26,9 @@ def drop_statements(dialect: Dialect, names: Names) -> list[str]:
     """
     text = "\n".join(step.template for step in steps(dialect))
     created = [(match[1], match[2]) for match in _CREATED.finditer(text)]
-    ordered = sorted(reversed(created), key=lambda found: _ORDER.index(found[0]))
-    return [f"drop {kind} if exists {names[name]}" for kind, name in ordered]
+    return [
+        f"drop {kind} if exists {names[name]}"
+        for wanted in _ORDER
+        for kind, name in reversed(created)
+        if kind == wanted
+    ]

@@ -119,6 +119,8 @@ _KINDS = (
     ("psycopg", "Connection"),
     ("psycopg", "AsyncConnection"),
     ("sqlite3", "Connection"),
+    ("django.db.backends.base.base", "BaseDatabaseWrapper"),
+    ("django.utils.connection", "ConnectionProxy"),
 )
 
 
@@ -196,19 +198,27 @@ def _open_sqlite(connection: sqlite3.Connection, _: Mapping[str, object] | None)
     return _SqliteTransaction(connection)
 
 
+def _open_django(connection: Any, binds: Mapping[str, object] | None) -> Transaction:
+    from outbox.transactions.django import open_django
+
+    return open_django(connection, binds)
+
+
 _OPENERS: dict[str, Callable[[Any, Mapping[str, object] | None], Transaction]] = {
     "sqlalchemy.orm.Session": _open_session,
     "sqlalchemy.orm.scoped_session": lambda scoped, binds: _open_session(scoped(), binds),
     "sqlalchemy.Connection": _open_connection,
     "psycopg.Connection": _open_psycopg,
     "sqlite3.Connection": _open_sqlite,
+    "django.db.backends.base.base.BaseDatabaseWrapper": _open_django,
+    "django.utils.connection.ConnectionProxy": _open_django,
 }
 
 
 class _SqlalchemyTransaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.dialect = _supported(connection.dialect.name)
+        self.dialect = supported_dialect(connection.dialect.name)
 
     def execute(self, statement: Statement, parameters: Parameters) -> int:
         clause = _text_clause(getattr(statement, self.dialect))
@@ -344,7 +354,8 @@ def _is_raw(cursor_factory: type) -> bool:
     return any(base.__name__ == "RawCursorMixin" for base in cursor_factory.__mro__)
 
 
-def _supported(dialect: str) -> Dialect:
+def supported_dialect(dialect: str) -> Dialect:
+    """Return it, or raise ConfigurationError for a database this version does not write to."""
     if dialect not in ("postgresql", "sqlite"):
         raise ConfigurationError(
             f"this version writes to PostgreSQL and SQLite, and this connection's dialect is "
@@ -362,12 +373,18 @@ def _text_clause(sql: str) -> TextClause:
 
 @lru_cache(maxsize=1024)
 def _psycopg_query(sql: str) -> tuple[bytes, Callable[[Parameters], tuple[object, ...]]]:
+    query, values = positional_query(sql)
+    return query.encode(), values
+
+
+@lru_cache(maxsize=1024)
+def positional_query(sql: str) -> tuple[str, Callable[[Parameters], tuple[object, ...]]]:
     """Return the query with positional marks, and what picks the values for them, in order.
 
     psycopg would do so for named ones, too, but with every call.
     """
     names = _PARAMETER.findall(sql)
-    query = _PARAMETER.sub("%s", sql.replace("%", "%%")).encode()
+    query = _PARAMETER.sub("%s", sql.replace("%", "%%"))
     if len(names) > 1:
         return query, itemgetter(*names)
     return query, lambda parameters: tuple(parameters[name] for name in names)

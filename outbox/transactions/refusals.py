@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 _WANTED = {
-    "sync": "a SQLAlchemy Session or Connection, a psycopg Connection or a sqlite3.Connection",
+    "sync": "a SQLAlchemy Session or Connection, a psycopg Connection, a sqlite3.Connection or one "
+    "of django.db.connections",
     "async": "a SQLAlchemy AsyncSession or AsyncConnection or a psycopg AsyncConnection",
 }
 
 _ASYNCHRONOUS = {"AsyncSession", "async_scoped_session", "AsyncConnection"}
-_SYNCHRONOUS = {"Session", "scoped_session", "Connection"}
+_SYNCHRONOUS = {"Session", "scoped_session", "Connection", "BaseDatabaseWrapper", "ConnectionProxy"}
 
 #: By the name of a class or one of its bases: what the caller has in hand, and what to do.
 _HINTS = {
@@ -24,6 +25,8 @@ _HINTS = {
     "AsyncEngine": "pass the connection of `async with engine.begin() as connection:`",
     "sessionmaker": "call it and pass the session: `with make_session() as session:`",
     "async_sessionmaker": "call it and pass the session: `async with make_session() as session:`",
+    "Atomic": "pass django.db.connections[alias], not what transaction.atomic() returns",
+    "ConnectionHandler": "pass one of them: django.db.connections[alias]",
     "BasePool": "pass the connection of `with pool.connection() as connection:`",
     "_GeneratorContextManager": "enter it and pass what `with … as` gives",
     "_AsyncGeneratorContextManager": "enter it and pass what `async with … as` gives",

@@ -43,12 +43,19 @@ def raise_explained(error: Exception) -> None:
     Call it in the `except` block: the driver's error becomes the cause. Serialization failures,
     deadlocks and lost connections stay what they are, since the caller retries on those.
     """
-    driver_error = getattr(error, "orig", None) or error  # SQLAlchemy wraps the driver's
+    driver_error = _driver_error(error)
     known = _known(driver_error)
     if known:
         cls, advice = known
         first_line = str(driver_error).strip().partition("\n")[0]
         raise cls(f"{first_line}; {advice}") from error
+
+
+def _driver_error(error: Exception) -> BaseException:
+    """Return what the driver raised: SQLAlchemy wraps it, and Django makes it the cause."""
+    wrapped: BaseException | None = getattr(error, "orig", None)
+    from_django = type(error).__module__ == "django.db.utils"
+    return wrapped or (error.__cause__ if from_django else None) or error
 
 
 def _known(error: BaseException) -> tuple[type[OutboxError], str] | None:

@@ -1,0 +1,134 @@
+"""The tables as models, for the admin and for queries. They are read-only.
+
+Messages are written by `outbox.django.add`, cursors by the relay, the inbox by its consumer. The
+columns that are left out are the log's own business.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NoReturn
+
+from django.db import models
+
+from outbox.django.apps import LABEL
+from outbox.django.fields import MessageIdField, MomentField
+from outbox.django.settings import table_name
+from outbox.errors import OutboxError
+
+# Any: Django's own signatures.
+
+
+class ReadOnlyQuerySet(models.QuerySet):
+    """A query set that refuses to change anything."""
+
+    def bulk_create(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse."""
+        _refuse(self.model)
+
+    def update(self, **_: Any) -> NoReturn:
+        """Refuse."""
+        _refuse(self.model)
+
+    def delete(self) -> NoReturn:
+        """Refuse."""
+        _refuse(self.model)
+
+    # Without these, Django's templates and admin could call them.
+    update.alters_data = True  # type: ignore[attr-defined]  # Django's way to mark a method
+    delete.alters_data = True  # type: ignore[attr-defined]  # as above
+
+
+class ReadOnlyModel(models.Model):
+    """A row that the ORM reads and never writes."""
+
+    objects = ReadOnlyQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+
+    def save(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse."""
+        _refuse(type(self))
+
+    def delete(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse."""
+        _refuse(type(self))
+
+
+class OutboxMessage(ReadOnlyModel):
+    """A message in the log. That it is here does not say whether it was delivered: see cursors."""
+
+    seq = models.BigIntegerField("position", primary_key=True)
+    created_at = MomentField("written at")
+    message_id = MessageIdField("id", db_column="id")
+    topic = models.TextField()
+    key = models.TextField(null=True)
+    type = models.TextField(null=True)
+    content_type = models.TextField(null=True)
+    payload = models.BinaryField(null=True)
+    headers = models.JSONField(null=True)
+    traceparent = models.TextField(null=True)
+    tracestate = models.TextField(null=True)
+    lane = models.TextField(null=True)
+
+    class Meta:
+        managed = False
+        app_label = LABEL
+        db_table = table_name("outbox_message")
+        default_permissions = ("view",)
+        permissions: ClassVar = [("view_payload", "Can see the payloads of messages")]
+        ordering: ClassVar = ["-seq"]
+        verbose_name = "message"
+
+    def __str__(self) -> str:
+        return f"{self.topic} {self.message_id}"
+
+
+class OutboxCursor(ReadOnlyModel):
+    """How far a relay name has come on a lane, and which process holds the lane."""
+
+    # The key of the table is (relay, lane). The admin takes no composite keys, and nothing here
+    # looks a cursor up by its key.
+    relay = models.TextField(primary_key=True)
+    lane = models.TextField()
+    owner = models.TextField("held by", null=True)
+    lease_until = MomentField(null=True)
+    cluster_id = models.TextField("Kafka cluster", null=True)
+    moved_at = MomentField("moved at")
+
+    class Meta:
+        managed = False
+        app_label = LABEL
+        db_table = table_name("outbox_cursor")
+        default_permissions = ("view",)
+        ordering: ClassVar = ["relay", "lane"]
+        verbose_name = "cursor"
+
+    def __str__(self) -> str:
+        return f"{self.relay} ({self.lane})"
+
+
+class InboxMessage(ReadOnlyModel):
+    """A message that has taken effect for a consumer."""
+
+    pk = models.CompositePrimaryKey("consumer", "message_id")
+    consumer = models.TextField()
+    message_id = models.TextField()
+    received_at = MomentField()
+
+    class Meta:
+        managed = False
+        app_label = LABEL
+        db_table = table_name("inbox_message")
+        default_permissions = ("view",)
+        verbose_name = "inbox message"
+
+    def __str__(self) -> str:
+        return f"{self.consumer} {self.message_id}"
+
+
+def _refuse(model: type[models.Model]) -> NoReturn:
+    raise OutboxError(
+        f"{model.__name__} is read-only: messages are written with outbox.django.add(), and the "
+        "rest by the relay and the inbox; nothing was changed"
+    )
