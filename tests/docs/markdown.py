@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-_FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"(?:^<!-- (?P<said>[a-z]+: .+?) -->\n+)?"
+    r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+#: A block that Sphinx fills: ```{directive}
+_DIRECTIVE = re.compile(r"^(```+)\{.*?^\1$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\((?!https?:)(?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 
@@ -21,6 +27,12 @@ class Block:
     text: str
     line: int
     output: str | None = None
+    comment: str | None = None
+
+    def said(self, word: str) -> str | None:
+        """Return what the comment before the block says after a word and a colon."""
+        key, _, value = (self.comment or "").partition(": ")
+        return value if key == word else None
 
     @property
     def name(self) -> str:
@@ -29,18 +41,17 @@ class Block:
 
 def blocks(path: Path) -> list[Block]:
     """Return all fenced blocks, each `text` block as the output of the one right before it."""
-    markdown = path.read_text("utf-8")
+    markdown = _DIRECTIVE.sub(lambda match: "\n" * match[0].count("\n"), path.read_text("utf-8"))
     found: list[Block] = []
     end = 0
     for match in _FENCE.finditer(markdown):
         between = markdown[end : match.start()].strip()
         end = match.end()
-        line = markdown.count("\n", 0, match.start()) + 1
+        line = markdown.count("\n", 0, match.start("language")) + 1
         if match["language"] == "text" and found and not between:
-            before = found.pop()
-            found.append(Block(before.language, before.text, before.line, match["text"]))
+            found.append(replace(found.pop(), output=match["text"]))
         else:
-            found.append(Block(match["language"], match["text"], line))
+            found.append(Block(match["language"], match["text"], line, comment=match["said"]))
     return found
 
 

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
 from outbox import ConfigurationError, InvalidMessage, Message, errors
 from outbox.cli.app import COMMANDS
-from outbox.config.settings import KEYS, load
+from outbox.config.keys import KEYS
+from outbox.config.settings import load
 from outbox.inbox import Inbox
-from tests.acceptance.command import PROGRAM, environment
 from tests.acceptance.test_demo import VERIFIED
 from tests.docs.markdown import ROOT, Block, blocks, broken_links, table
-from tests.waiting import wait_until
+from tests.docs.walk import Walk
 
 if TYPE_CHECKING:
     from tests.servers.kafka_topics import KafkaServer
@@ -38,85 +31,30 @@ FOLDERS = "outbox|migrations|tests|scripts|docs|benchmarks|examples"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
-class Walk:
-    """Runs the README's blocks in their order, in one directory and against one set of servers.
-
-    Where the README says `localhost/shop`, `localhost:9092` or "orders", the walk has a database,
-    a broker and a topic of its own.
-    """
-
-    def __init__(self, directory: Path, shop: str, billing: str, kafka: KafkaServer) -> None:
-        self.directory = directory
-        self.shop, self.billing, self.kafka = shop, billing, kafka
-        self.topic = kafka.create_topic(partitions=3)
-        self._names = itertools.count(1)
-        self._make_command()
-
-    def _make_command(self) -> None:
-        program = self.directory / "bin" / "outbox-relay"
-        program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nexec {" ".join(PROGRAM)} "$@"\n')
-        program.chmod(0o755)
+class ReadmeWalk(Walk):
+    """Walks through the README; a relay and a consumer stop when they have done their work."""
 
     def take(self, block: Block) -> None:
-        {"sh": self._shell, "python": self._python, "sql": self._sql, "text": _nothing}[
-            block.language
-        ](block)
+        if block.language == "sql":
+            self._insert(block)
+            return
+        super().take(block)
 
-    def _shell(self, block: Block) -> None:
-        for line in block.text.splitlines():
-            if line.startswith("pip install"):
-                _check_extras(line)
-            elif line.startswith("scripts/"):
-                assert os.access(ROOT / line, os.X_OK), f"{line} cannot be run"
-            else:
-                self._run(["bash", "-euc", f"exec {self._here(line)}"], until=self._relayed(line))
-
-    def _python(self, block: Block) -> None:
-        script = self.directory / f"snippet_{next(self._names)}.py"
-        script.write_text(self._here(block.text))
-        out = self._run([sys.executable, "-W", "error", script.name], until=self._billed(block))
-        assert block.output in (None, out)
-
-    def _sql(self, block: Block) -> None:
+    def _insert(self, block: Block) -> None:
         payload = r'{"order":6,"path":"C:\\new"}'  # text in a bytea column would lose a backslash
-        with psycopg.connect(self.shop) as connection:
-            psycopg.RawCursor(connection).execute(block.text, [self.topic, "ada", payload])
+        with psycopg.connect(self.database("shop")) as connection:
+            values = [self.topic("orders"), "ada", payload]
+            psycopg.RawCursor(connection).execute(block.text, values)
 
-    def _run(self, command: list[str], *, until: Callable[[], bool] | None) -> str:
-        """Run a command to its end, or until a condition holds and then tell it to stop."""
-        path = f"{self.directory / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        with subprocess.Popen(
-            command,
-            cwd=self.directory,
-            env=environment(PATH=path),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                if until is not None:
-                    _wait(until, process, " ".join(command))
-                    process.send_signal(signal.SIGTERM)
-                out, err = process.communicate(timeout=60)
-            finally:
-                process.kill()
-        assert process.returncode == 0, err
-        return out
-
-    def _here(self, text: str) -> str:
-        for place, name in ((self.shop, "shop"), (self.billing, "billing")):
-            text = text.replace(f"postgresql://localhost/{name}", place)
-            alchemy = place.replace("postgresql://", "postgresql+psycopg://", 1)
-            text = text.replace(f"postgresql+psycopg://localhost/{name}", alchemy)
-        assert "localhost/" not in text
-        text = text.replace("localhost:9092", self.kafka.bootstrap_servers)
-        return text.replace('"orders"', f'"{self.topic}"')
+    def _command(self, block: Block, command: list[str]) -> None:
+        until = self._relayed(command[-1]) or self._billed(block)
+        out = self.run(command, until=until)
+        assert block.output in (None, out)
 
     def _relayed(self, line: str) -> Callable[[], bool] | None:
         if not line.startswith("outbox-relay run") or "--drain" in line:
             return None
-        return lambda: len(self.kafka.read(self.topic)) == len(self.log())
+        return lambda: len(self.kafka.read(self.topic("orders"))) == len(self.log())
 
     def _billed(self, block: Block) -> Callable[[], bool] | None:
         if "stop=stop" not in block.text:
@@ -125,13 +63,13 @@ class Walk:
 
     def log(self) -> list[str]:
         """Return the ids of all messages that were written to PostgreSQL."""
-        with psycopg.connect(self.shop) as connection:
+        with psycopg.connect(self.database("shop")) as connection:
             query = "select id::text from outbox_message order by seq"
             return [id_ for (id_,) in connection.execute(query)]
 
     def bills(self) -> list[str]:
         """Return the message ids of all bills; none before their table is made."""
-        with psycopg.connect(self.billing) as connection:
+        with psycopg.connect(self.database("billing")) as connection:
             if connection.execute("select to_regclass('bill')").fetchone() == (None,):
                 return []
             return [id_ for (id_,) in connection.execute("select message_id from bill")]
@@ -139,22 +77,21 @@ class Walk:
 
 @pytest.fixture
 def walk(
-    tmp_path: Path, postgresql_server: PostgreSQLServer, postgresql_url: str, kafka: KafkaServer
-) -> Iterator[Walk]:
+    tmp_path: Path, postgresql_server: PostgreSQLServer, kafka: KafkaServer
+) -> Iterator[ReadmeWalk]:
     """Give a walk through the README that has not begun."""
-    billing = postgresql_server.create_database()
-    yield Walk(tmp_path, postgresql_url, billing, kafka)
-    postgresql_server.drop_database(urlsplit(billing).path[1:])
+    with ReadmeWalk(tmp_path, postgresql_server, kafka) as walk:
+        yield walk
 
 
-def test_every_snippet_works_in_the_order_of_the_readme(walk: Walk) -> None:
+def test_every_snippet_works_in_the_order_of_the_readme(walk: ReadmeWalk) -> None:
     # When
     for block in blocks(README):
         print(f"README.md, {block.name}")  # the last one printed is the one that failed
         walk.take(block)
 
     # Then everything that the snippets wrote to PostgreSQL has arrived, in order for each key
-    messages = walk.kafka.read(walk.topic)
+    messages = walk.kafka.read(walk.topic("orders"))
     orders = [(message.key().decode(), json.loads(message.value())) for message in messages]
     assert [order["order"] for key, order in orders if key == "ada"] == [1, 1, 6]
     assert [order["order"] for key, order in orders if key == "cleo"] == [2, 3, 4]
@@ -254,20 +191,3 @@ def test_commands_that_are_called_not_built_do_not_exist() -> None:
     named = re.findall(r"`([a-z]+)`", line)
     assert named
     assert not set(named) & set(COMMANDS)
-
-
-def _nothing(_: Block) -> None:
-    """Text is for people."""
-
-
-def _check_extras(line: str) -> None:
-    """Check that the extras of a `pip install` exist; that it works, the demo's script shows."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    match = re.fullmatch(r'pip install "\.\[(?P<extras>[a-z,-]+)\]"', line)
-    assert match, line
-    assert set(match["extras"].split(",")) <= set(project["optional-dependencies"])
-
-
-def _wait(condition: Callable[[], bool], process: subprocess.Popen[str], what: str) -> None:
-    wait_until(lambda: process.poll() is not None or condition(), what=f"the effect of {what}")
-    assert process.poll() is None, f"{what} ended: {process.communicate()}"
