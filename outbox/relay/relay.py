@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from outbox.errors import BrokerUnavailable, DatabaseUnavailable, OutboxError
+from outbox.errors import BrokerUnavailable, DatabaseUnavailable, MessageRefused, OutboxError
 from outbox.publishers.base import Publisher, TopicUnavailable
 from outbox.relay.backoff import Backoff
+from outbox.relay.observer import Observer, Unobserved
 from outbox.relay.settings import RelaySettings
 from outbox.relay.term import Clock, Step, Term, elapsed_clock
 from outbox.store.base import Lease, LeaseLost, Store
@@ -55,8 +56,10 @@ class Relay:
         settings: RelaySettings | None = None,
         *,
         clock: Clock = elapsed_clock,
+        observer: Observer | None = None,
     ) -> None:
         self._store = store
+        self._observer = observer or Unobserved()
         self._make_publisher = make_publisher
         self._settings = settings or RelaySettings()
         self._clock = clock
@@ -108,7 +111,7 @@ class Relay:
     def close(self) -> None:
         """Give the lane back and close the connections. Never raises."""
         self._end_term()
-        with suppress(OutboxError):
+        with suppress(OutboxError), self._observer.waiting("database"):
             self._store.forget_process(self._settings.name, self._owner)
         self._store.close()
 
@@ -137,8 +140,12 @@ class Relay:
                 except LeaseLost:
                     self._say_lost()
                     stop.wait(_STANDBY_INTERVAL_S)
+                except MessageRefused:
+                    self._observer.refused()
+                    raise
                 except (DatabaseUnavailable, BrokerUnavailable) as error:
                     self._cautious |= isinstance(error, BrokerUnavailable)
+                    self._observer.failed(_awaited(error))
                     if drain and self._stalled:
                         raise
                     attempt = attempt + 1 if self._trouble is not None else 0
@@ -150,8 +157,9 @@ class Relay:
         """Wait for the lane, then hold it until told to stop, or the goal is reached."""
         try:
             while not self._begin_term(goal):
-                if goal is not None and goal.reached():
+                if goal is not None and self._reached(goal):
                     return
+                self._observer.stands_by()
                 self._show("standby")
                 if stop.wait(_STANDBY_INTERVAL_S):
                     return
@@ -168,7 +176,8 @@ class Relay:
             step = term.step(wait_s)
             self._note(term, step)
             if goal is not None:
-                if goal.reached(at_once=step.idle and not term.in_flight and not term.unsaved):
+                at_once = step.idle and not term.in_flight and not term.unsaved
+                if self._reached(goal, at_once=at_once):
                     return
                 self._give_up_if_stalled(term)
             if not step.idle:
@@ -177,6 +186,10 @@ class Relay:
             if not term.in_flight:
                 stop.wait(wait_s)
             wait_s = min(wait_s * _WAIT_GROWTH, self._settings.poll_interval_s)
+
+    def _reached(self, goal: _Goal, *, at_once: bool = True) -> bool:
+        with self._observer.waiting("database"):
+            return goal.reached(at_once=at_once)
 
     # Terms
 
@@ -188,16 +201,13 @@ class Relay:
 
     def _begin_term(self, goal: _Goal | None = None) -> bool:
         """Take the lane if it is free, and reach the broker."""
-        self._store.connect()
-        self._owner = self._owner or new_owner()
-        if goal is not None:
-            goal.set()
-        asked_at = self._clock()
-        lease = self._store.acquire(self._settings.name, LANE, self._owner, self._settings.lease_s)
-        if lease is None:
-            return False
-        self._term = self._new_term(lease, asked_at)
+        with self._observer.waiting("database"):
+            lease, asked_at = self._ask_for_lane(goal)
+            if lease is None:
+                return False
+            self._term = self._new_term(lease, asked_at)
         self._cautious = False
+        self._observer.began_term(lease.epoch)
         if self._trouble is None:
             logger.info(
                 "relay %s holds the lane, epoch %d, from batch %d",
@@ -208,6 +218,17 @@ class Relay:
             )
         self._show("relaying")
         return True
+
+    def _ask_for_lane(self, goal: _Goal | None) -> tuple[Lease | None, float]:
+        """Return the lease, and when it was asked for."""
+        self._store.connect()
+        self._observer.connected()
+        self._owner = self._owner or new_owner()
+        if goal is not None:
+            goal.set()
+        asked_at = self._clock()
+        name, lease_s = self._settings.name, self._settings.lease_s
+        return self._store.acquire(name, LANE, self._owner, lease_s), asked_at
 
     def _new_term(self, lease: Lease, asked_at: float) -> Term:
         publisher: Publisher | None = None
@@ -221,11 +242,15 @@ class Relay:
                 self._settings,
                 self._clock,
                 cautious=self._cautious,
+                observer=self._observer,
             )
-            term.bind(publisher.connect(self._settings.lease_s / 2))
+            with self._observer.waiting("broker"):
+                cluster_id = publisher.connect(self._settings.lease_s / 2)
+            term.bind(cluster_id)
         except BaseException:
             if publisher is not None:
-                publisher.close()
+                with self._observer.waiting("broker"):
+                    publisher.close()
             with suppress(LeaseLost, OutboxError):
                 self._store.release(lease, lease.position)
             raise
@@ -235,12 +260,14 @@ class Relay:
         term, self._term = self._term, None
         if term is not None:
             term.close()
+            self._observer.ended_term()
 
     # What is said, once per change
 
     def _note(self, term: Term, step: Step) -> None:
         if step.delivered or not term.in_flight:
             self._progress_at = self._clock()
+            self._observer.progressed()
             self._say_well()
         elif term.trouble is not None and self._clock() - self._progress_at > _SILENCE_S:
             self._say_trouble("broker", f"Kafka does not answer: {term.trouble}")
@@ -256,12 +283,14 @@ class Relay:
                 extra={"event": "relay.standby"},
             )
         if state != self._state or self._clock() - self._heartbeat_at > self._settings.lease_s / 3:
-            self._store.heartbeat(self._settings.name, self._owner, state)
+            with self._observer.waiting("database"):
+                self._store.heartbeat(self._settings.name, self._owner, state)
             self._heartbeat_at = self._clock()
             self._state = state
 
     def _say_lost(self) -> None:
         self._state = ""
+        self._observer.lost_lease()
         logger.warning(
             "relay %s lost the lane and sends nothing more until it holds it again",
             self._settings.name,
@@ -270,11 +299,13 @@ class Relay:
 
     def _say_trouble(self, what: str, sentence: str) -> None:
         """Say once what is waited for: the "database", the "broker" or a "topic"."""
+        self._observer.troubled(what, sentence)
         if self._trouble != what:
             logger.warning("%s; waiting", sentence, extra={"event": "relay.waiting"})
         self._trouble = what
 
     def _say_well(self) -> None:
+        self._observer.recovered()
         if self._trouble is not None:
             logger.info("going on", extra={"event": "relay.going_on"})
             self._trouble = None

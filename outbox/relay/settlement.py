@@ -8,12 +8,16 @@ from outbox.record import Page, Position
 
 
 class SentPage:
-    """A page whose messages were handed to the broker; implements Delivery."""
+    """A page whose messages were handed to the broker; implements Delivery.
 
-    __slots__ = ("acked", "bytes", "page", "remaining")
+    `sent_at`: the caller's clock, when that was.
+    """
 
-    def __init__(self, page: Page) -> None:
+    __slots__ = ("acked", "bytes", "page", "remaining", "sent_at")
+
+    def __init__(self, page: Page, sent_at: float = 0.0) -> None:
         self.page = page
+        self.sent_at = sent_at
         self.bytes = sum(len(record[4]) for record in page.records if record[4] is not None)
         self.acked = bytearray(len(page.records))
         self.remaining = len(page.records)
@@ -41,9 +45,9 @@ class InFlight:
         self.messages = 0
         self.bytes = 0
 
-    def add(self, page: Page) -> SentPage:
+    def add(self, page: Page, sent_at: float = 0.0) -> SentPage:
         """Take a page that is about to be sent."""
-        sent = SentPage(page)
+        sent = SentPage(page, sent_at)
         self._pages.append(sent)
         self.messages += len(page.records)
         self.bytes += sent.bytes
@@ -53,15 +57,15 @@ class InFlight:
         """Return whether pages sent before this one wait for an acknowledgement."""
         return bool(self._pages) and self._pages[0] is not sent
 
-    def settle(self) -> int:
-        """Drop pages that are acknowledged, from the front; return how many messages that were."""
-        settled = 0
+    def settle(self) -> list[SentPage]:
+        """Drop pages that are acknowledged, from the front, and return them."""
+        settled: list[SentPage] = []
         while self._pages and not self._pages[0].remaining:
             sent = self._pages.popleft()
             self._confirmed = sent.page.end
-            settled += len(sent.page.records)
+            self.messages -= len(sent.page.records)
             self.bytes -= sent.bytes
-        self.messages -= settled
+            settled.append(sent)
         return settled
 
     @property

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, OutboxError
 from outbox.publishers.base import Publisher
 from outbox.record import Page
+from outbox.relay.observer import Observer, Unobserved
 from outbox.relay.settings import RelaySettings
 from outbox.relay.settlement import InFlight, SentPage
 from outbox.store.base import Lease, LeaseLost, Store
@@ -50,6 +51,7 @@ class Term:
         clock: Clock = elapsed_clock,
         *,
         cautious: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         """`leased_at`: this process's clock, read before the lease was asked for.
 
@@ -61,6 +63,7 @@ class Term:
         self._publisher = publisher
         self._settings = settings
         self._clock = clock
+        self._observer = observer or Unobserved()
         self._reader = store.reader(lease)
         self._in_flight = InFlight(lease.position)
         self._saved = lease.position
@@ -95,12 +98,23 @@ class Term:
             # relay would throw away what was found slowly, and look for it again, for ever.
             self._save_if_due()
             self._send(page)
-        self._publisher.poll(0 if page is not None or not self._in_flight else wait_s)
-        delivered = self._in_flight.settle()
+        self._poll(0 if page is not None or not self._in_flight else wait_s)
+        delivered = self._settle()
         if delivered and not self._in_flight:
             self._allowed = min(self._allowed * 2, self._settings.in_flight_messages)
         self._save_if_due()
         return Step(len(page.records) if page is not None else 0, delivered)
+
+    def _poll(self, wait_s: float) -> None:
+        with self._observer.waiting("broker"):
+            self._publisher.poll(wait_s)
+
+    def _settle(self) -> int:
+        """Drop what is acknowledged; return how many messages that were."""
+        settled = self._in_flight.settle()
+        for sent in settled:
+            self._observer.settled(sent.page, self._clock() - sent.sent_at)
+        return sum(len(sent.page.records) for sent in settled)
 
     @property
     def in_flight(self) -> bool:
@@ -125,16 +139,19 @@ class Term:
         return min(self._settings.page_messages, self._allowed)
 
     def _read(self) -> Page | None:
-        return self._reader.read(self._page_messages, self._settings.page_bytes)
+        with self._observer.waiting("database"):
+            return self._reader.read(self._page_messages, self._settings.page_bytes)
 
     def _send(self, page: Page) -> None:
-        sent = self._in_flight.add(page)
+        sent = self._in_flight.add(page, self._clock())
         if not page.records:
             return
+        self._observer.sent(page)
         try:
-            self._publisher.publish(
-                list(page.records), f"{self._prefix}{page.batch}/", sent, self.check_lease
-            )
+            with self._observer.waiting("broker"):
+                self._publisher.publish(
+                    list(page.records), f"{self._prefix}{page.batch}/", sent, self.check_lease
+                )
         except (BrokerUnavailable, MessageRefused):
             self._wait_for_pages_before(sent)
             raise
@@ -173,7 +190,8 @@ class Term:
         """Move the cursor to what is confirmed, and renew the lease."""
         position = self._in_flight.confirmed
         now = self._clock()
-        self._store.save(self._lease, position, self._settings.lease_s)
+        with self._observer.waiting("database"):
+            self._store.save(self._lease, position, self._settings.lease_s)
         self._leased_at = self._saved_at = now
         self._saved = position
 
@@ -190,8 +208,8 @@ class Term:
         deadline = self._clock() + timeout_s
         while waiting() and self._clock() < deadline:
             self.check_lease()
-            self._publisher.poll(0.05)
-            self._in_flight.settle()
+            self._poll(0.05)
+            self._settle()
             self._save_if_due()
 
     def close(self) -> None:
@@ -199,7 +217,8 @@ class Term:
 
         The lane is given back only after the producer is gone: until then it may still send.
         """
-        self._publisher.close()
-        self._in_flight.settle()
-        with suppress(LeaseLost, OutboxError):
+        with self._observer.waiting("broker"):
+            self._publisher.close()
+        self._settle()
+        with suppress(LeaseLost, OutboxError), self._observer.waiting("database"):
             self._store.release(self._lease, self._in_flight.confirmed)

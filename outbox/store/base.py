@@ -159,6 +159,20 @@ class StoreAdmin(Protocol):
         """Let a relay name publish to another broker cluster from now on."""
 
 
+class LogGauges(StoreAdmin, Protocol):
+    """What is measured of a log now and then; each query is bounded."""
+
+    def log_bytes(self) -> int:
+        """Return the size of the log with its indexes; of the whole file where it has its own."""
+
+    def other_lanes(self, after: int) -> tuple[dict[str, int], int]:
+        """Return how many of the latest messages name a lane other than `default`, by lane.
+
+        Looks at COUNT_LIMIT messages at most, and at none up to the mark `after`, 0 the first time.
+        Returns the mark for the next time as well.
+        """
+
+
 class LeaseLost(Exception):
     """Another relay has taken the lane."""
 

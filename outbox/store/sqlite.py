@@ -255,6 +255,25 @@ class SQLiteStore:
         """Return nothing: a transaction that is open here keeps other writers out, not readers."""
         return []
 
+    def log_bytes(self) -> int:
+        """Return the size of the file, which may hold the application's tables too."""
+        with self._translated() as connection:
+            (pages,) = connection.execute("pragma page_count").fetchone()
+            (page_bytes,) = connection.execute("pragma page_size").fetchone()
+        return cast("int", pages * page_bytes)
+
+    def other_lanes(self, after: int) -> tuple[dict[str, int], int]:
+        """Return the lanes other than `default` of the latest messages, and the next mark."""
+        with self._translated() as connection:
+            rows = connection.execute(
+                f"""select coalesce(lane, 'default'), count(*), max(seq) from (
+                        select seq, lane from {self._names["outbox_message"]}
+                         where seq > ? order by seq desc limit {COUNT_LIMIT}) group by 1""",
+                (after,),
+            ).fetchall()
+        mark = max((seq for _, _, seq in rows), default=after)
+        return {lane: count for lane, count, _ in rows if lane != "default"}, mark
+
     def relays(self) -> list[str]:
         """Return the relay names."""
         with self._translated() as connection:

@@ -217,6 +217,33 @@ class PostgreSQLAdmin:
         found = [Blocker(kind, who, max(age or 0.0, 0.0)) for kind, who, age in rows]
         return sorted(found, key=lambda blocker: -blocker.age_seconds)
 
+    # What is measured
+
+    def log_bytes(self) -> int:
+        """Return the size of all partitions with their indexes and what is stored apart."""
+        return cast(
+            "int",
+            self._one(
+                f"""select coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint
+                      from pg_inherits where inhparent = '{self._names["outbox_message"]}'::regclass
+                """
+            ),
+        )
+
+    def other_lanes(self, after: int) -> tuple[dict[str, int], int]:
+        """Return the lanes other than `default` of the latest messages, and the next mark."""
+        with self.session.translated() as connection, connection.transaction():
+            connection.execute(BY_INDEX)
+            rows = connection.execute(
+                f"""with latest as materialized (
+                        select seq, lane from {self._names["outbox_message"]}
+                         where seq > %s::bigint order by seq desc limit {COUNT_LIMIT})
+                    select coalesce(lane, 'default'), count(*), max(seq) from latest group by 1""",
+                (after,),
+            ).fetchall()
+        mark = max((seq for _, _, seq in rows), default=after)
+        return {lane: count for lane, count, _ in rows if lane != "default"}, mark
+
     # Relay names
 
     def relays(self) -> list[str]:

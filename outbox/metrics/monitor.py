@@ -1,0 +1,190 @@
+"""Watches one relay, and keeps what its health and its metrics are made of."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from operator import itemgetter
+
+from outbox.metrics import catalogue
+from outbox.metrics.delays import delays
+from outbox.metrics.figures import Figures
+from outbox.metrics.pulse import BROKER_CALL_S, Pulse, Server
+from outbox.metrics.sample import Sample
+from outbox.record import Page, Record
+from outbox.version import __version__
+
+_topic = itemgetter(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What a relay waits for, "database", "broker" or "topic", why, and since when (Unix time)."""
+
+    cause: str
+    reason: str
+    since: float
+
+
+class RelayMonitor:
+    """Implements the relay's Observer. Called in the relay's thread, read in others.
+
+    `stall_s`: after how many seconds without a turn of its loop the relay counts as dead.
+    """
+
+    def __init__(
+        self,
+        relay: str,
+        lane: str = "default",
+        *,
+        stall_s: float = 60.0,
+        lease_s: float = 10.0,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.relay = relay
+        self.lane = lane
+        self.figures = Figures(relay)
+        self.pulse = Pulse(stall_s, max(BROKER_CALL_S, lease_s))
+        self.state = "starting"
+        self.epoch: int | None = None
+        self.trouble: Trouble | None = None
+        self.schema_fits = False
+        self.progress_at: float | None = None
+        self.sample: Sample | None = None
+        self.on_histogram: Callable[[catalogue.Metric, float], None] | None = None
+        self._batch: int | None = None
+        self._clock = wall_clock
+        self.figures.put(catalogue.BUILD, 1, __version__)
+        self.figures.put(catalogue.LEADER, 0, lane)
+
+    def waiting(self, server: Server) -> AbstractContextManager[None]:
+        """Return the context of a call that may wait for a server; its ends are heartbeats."""
+        return self.pulse.waiting(server)
+
+    # What the relay is
+
+    def connected(self) -> None:
+        """Note that the database was reached and its tables fit."""
+        self.schema_fits = True
+
+    def began_term(self, epoch: int) -> None:
+        """Note that this process holds the lane."""
+        self.state, self.epoch, self._batch = "relaying", epoch, None
+        self.figures.put(catalogue.LEADER, 1, self.lane)
+
+    def ended_term(self) -> None:
+        """Note that it does not any more; what was in flight is in doubt, and nobody's."""
+        self.epoch = None
+        self.figures.put(catalogue.LEADER, 0, self.lane)
+        self.figures.put(catalogue.IN_FLIGHT, 0)
+
+    def stands_by(self) -> None:
+        """Note that another process holds the lane, and what it needs is not our trouble."""
+        self.state = "standby"
+        self.recovered()
+
+    def lost_lease(self) -> None:
+        """Note that another process has taken the lane."""
+        self.state = "standby"
+        self.figures.add(catalogue.LEASE_LOST, 1)
+
+    def failed(self, cause: str) -> None:
+        """Note that a term ended early, for want of "database", "broker" or "topic"."""
+        self.state = "waiting"
+        self.figures.add(catalogue.FAILURES, 1, cause)
+
+    def refused(self) -> None:
+        """Note that the broker will not take a message."""
+        self.figures.add(catalogue.REFUSED, 1)
+
+    def troubled(self, cause: str, reason: str) -> None:
+        """Note what the relay waits for."""
+        if self.trouble is None or self.trouble.cause != cause:
+            self.trouble = Trouble(cause, reason, self._clock())
+        for each in catalogue.OBSTACLES:
+            self.figures.put(catalogue.WAITING, float(each == cause), each)
+
+    def recovered(self) -> None:
+        """Note that it waits no more."""
+        if self.trouble is not None:
+            self.trouble = None
+            for each in catalogue.OBSTACLES:
+                self.figures.put(catalogue.WAITING, 0, each)
+
+    # What it does
+
+    def progressed(self) -> None:
+        """Note that messages arrived, or that there were none."""
+        self.progress_at = self._clock()
+        self.figures.put(catalogue.LAST_PROGRESS, self.progress_at)
+
+    def sent(self, page: Page) -> None:
+        """Note that a page is on its way."""
+        self.figures.add(catalogue.IN_FLIGHT, len(page.records))
+        if page.batch != self._batch:
+            self._batch = page.batch
+            self.figures.add(catalogue.BATCHES, 1)
+
+    def settled(self, page: Page, seconds: float) -> None:
+        """Note that every message of a page is acknowledged, so long after it was handed over."""
+        if not page.records:
+            return
+        self.figures.add(catalogue.IN_FLIGHT, -len(page.records))
+        self._observe(catalogue.SEND_DURATION, seconds)
+        for topic, count in Counter(map(_topic, page.records)).items():
+            self.figures.add(catalogue.SENT, count, topic)
+        self._note_delays(page.records)
+
+    def _note_delays(self, records: Sequence[Record]) -> None:
+        for delay_s, weight in delays(records, self._clock()):
+            if delay_s is None:
+                self.figures.add(catalogue.DELAY_UNKNOWN, weight)
+                continue
+            if delay_s < 0:
+                self.figures.add(catalogue.DELAY_NEGATIVE, weight)
+            self._observe(catalogue.PUBLISH_DELAY, max(delay_s, 0.0), weight)
+
+    def _observe(self, metric: catalogue.Metric, value: float, weight: int = 1) -> None:
+        self.figures.observe(metric, value, weight)
+        if self.on_histogram is not None:
+            self.on_histogram(metric, value)
+
+    # What the database knows; called in the sampler's thread
+
+    @property
+    def wants_samples(self) -> bool:
+        """Return whether the backlog is this process's to tell: it holds the lane, or would.
+
+        On standby another one does. A relay that waits for its broker goes on, for that is when a
+        backlog grows.
+        """
+        return self.state in ("relaying", "waiting")
+
+    def sampled(self, sample: Sample) -> None:
+        """Take a sample."""
+        figures = self.figures
+        figures.put(catalogue.PENDING, sample.pending, sample.lane)
+        figures.put(catalogue.OLDEST, sample.oldest_s or 0.0, sample.lane)
+        figures.put(catalogue.PROCESSES, sample.processes)
+        figures.put(catalogue.LOG_SIZE, sample.log_bytes)
+        for kind in catalogue.TRANSACTIONS.values:
+            ages = sample.transactions.get(kind, ())
+            figures.put(catalogue.TRANSACTIONS, len(ages), kind)
+            figures.put(catalogue.TRANSACTION_AGE, max(ages, default=0.0), kind)
+        for lane, count in sample.other_lanes.items():
+            figures.add(catalogue.UNDECLARED, count, lane)
+        figures.put(catalogue.SAMPLED_AT, sample.taken_at)
+        self.sample = sample
+
+    def sample_failed(self) -> None:
+        """Forget the last sample: an old backlog shown as the present one would be a lie."""
+        self.figures.add(catalogue.SAMPLE_FAILURES, 1)
+        self.forget_sample()
+
+    def forget_sample(self) -> None:
+        """Let there be no sampled figures until the next sample."""
+        self.sample = None
+        self.figures.forget(catalogue.SAMPLED)

@@ -1,0 +1,78 @@
+"""The seam to whoever watches a relay, for its health and its metrics."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, Protocol
+
+from outbox.record import Page
+
+_NOTHING = nullcontext()
+
+
+class Observer(Protocol):
+    """Is told what a relay does, in its thread and in the midst of its work: must be quick, and
+    must not raise. Whole pages are told of, never single messages."""
+
+    def waiting(self, server: Literal["database", "broker"]) -> AbstractContextManager[None]:
+        """Return the context of a call that may wait for a server; one may be within another.
+
+        Every turn of the loop makes such calls, so they are its heartbeat too.
+        """
+
+    def connected(self) -> None:
+        """The database was reached, and its tables fit."""
+
+    def began_term(self, epoch: int) -> None:
+        """This process holds the lane."""
+
+    def ended_term(self) -> None:
+        """This process does not hold the lane any more."""
+
+    def stands_by(self) -> None:
+        """Another process holds the lane."""
+
+    def lost_lease(self) -> None:
+        """Another process has taken the lane."""
+
+    def failed(self, cause: str) -> None:
+        """A term ended early, or could not begin: no "database", "broker" or "topic"."""
+
+    def refused(self) -> None:
+        """The broker will not take a message."""
+
+    def troubled(self, cause: str, reason: str) -> None:
+        """The relay waits for something: "database", "broker" or "topic"."""
+
+    def recovered(self) -> None:
+        """It waits no more; told also when it did not."""
+
+    def progressed(self) -> None:
+        """Messages were acknowledged, or there are none to send."""
+
+    def sent(self, page: Page) -> None:
+        """A page was handed to the publisher."""
+
+    def settled(self, page: Page, seconds: float) -> None:
+        """Every message of a page is acknowledged, so many seconds after it was handed over."""
+
+
+class Unobserved:
+    """Nobody watches; implements Observer."""
+
+    def waiting(self, server: Literal["database", "broker"]) -> AbstractContextManager[None]:  # noqa: ARG002 - it is all the same
+        """Return a context that does nothing."""
+        return _NOTHING
+
+    def connected(self) -> None: ...
+    def began_term(self, epoch: int) -> None: ...
+    def ended_term(self) -> None: ...
+    def stands_by(self) -> None: ...
+    def lost_lease(self) -> None: ...
+    def failed(self, cause: str) -> None: ...
+    def refused(self) -> None: ...
+    def troubled(self, cause: str, reason: str) -> None: ...
+    def recovered(self) -> None: ...
+    def progressed(self) -> None: ...
+    def sent(self, page: Page) -> None: ...
+    def settled(self, page: Page, seconds: float) -> None: ...
