@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from django.apps import apps
 from django.db import connections, router
@@ -23,7 +23,7 @@ def connection(using: str = "default") -> BaseDatabaseWrapper:
     routers. Whether the tables were migrated shows when something is written.
     """
     check_alias(using)
-    return cast("BaseDatabaseWrapper", connections[using])
+    return connections[using]
 
 
 def check_alias(using: str) -> None:
@@ -60,4 +60,4 @@ def routed_alias() -> str:
     """Return where the routers send messages; "default" where they have no opinion."""
     if not router.routers:
         return "default"
-    return cast("str", router.db_for_write(apps.get_model(LABEL, "OutboxMessage")))
+    return router.db_for_write(apps.get_model(LABEL, "OutboxMessage"))

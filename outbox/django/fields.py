@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 from django.core import exceptions
@@ -11,8 +11,14 @@ from django.db import models
 
 # Any: Django's own signatures of these hooks.
 
+if TYPE_CHECKING:
+    _DateTimeField: TypeAlias = models.DateTimeField[Any, Any]
+    _Field: TypeAlias = models.Field[Any, Any]
+else:  # only the stubs have type arguments
+    _DateTimeField, _Field = models.DateTimeField, models.Field
 
-class MomentField(models.DateTimeField):
+
+class MomentField(_DateTimeField):
     """A moment: timestamptz, or on SQLite the seconds since 1970 as a real number."""
 
     def get_internal_type(self) -> str:
@@ -35,7 +41,7 @@ class MomentField(models.DateTimeField):
         return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value
 
 
-class MessageIdField(models.Field):
+class MessageIdField(_Field):
     """A UUID: uuid, or on SQLite its text with hyphens (where Django's own field has none)."""
 
     def db_type(self, connection: Any) -> str:

@@ -6,7 +6,7 @@ columns that are left out are the log's own business.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from django.db import models
 
@@ -17,8 +17,10 @@ from outbox.errors import OutboxError
 
 # Any: Django's own signatures.
 
+Row = TypeVar("Row", bound=models.Model)
 
-class ReadOnlyQuerySet(models.QuerySet):
+
+class ReadOnlyQuerySet(models.QuerySet[Row]):
     """A query set that refuses to change anything."""
 
     def bulk_create(self, *_: Any, **__: Any) -> NoReturn:
@@ -41,7 +43,7 @@ class ReadOnlyQuerySet(models.QuerySet):
 class ReadOnlyModel(models.Model):
     """A row that the ORM reads and never writes."""
 
-    objects = ReadOnlyQuerySet.as_manager()
+    objects: ClassVar[models.Manager[Any]] = ReadOnlyQuerySet.as_manager()
 
     class Meta:
         abstract = True
@@ -58,18 +60,18 @@ class ReadOnlyModel(models.Model):
 class OutboxMessage(ReadOnlyModel):
     """A message in the log. That it is here does not say whether it was delivered: see cursors."""
 
-    seq = models.BigIntegerField("position", primary_key=True)
+    seq: models.BigIntegerField[int, int] = models.BigIntegerField("position", primary_key=True)
     created_at = MomentField("written at")
     message_id = MessageIdField("id", db_column="id")
-    topic = models.TextField()
-    key = models.TextField(null=True)
-    type = models.TextField(null=True)
-    content_type = models.TextField(null=True)
-    payload = models.BinaryField(null=True)
+    topic: models.TextField[str, str] = models.TextField()
+    key: models.TextField[str | None, str | None] = models.TextField(null=True)
+    type: models.TextField[str | None, str | None] = models.TextField(null=True)
+    content_type: models.TextField[str | None, str | None] = models.TextField(null=True)
+    payload: models.BinaryField[bytes | None, bytes | None] = models.BinaryField(null=True)
     headers = models.JSONField(null=True)
-    traceparent = models.TextField(null=True)
-    tracestate = models.TextField(null=True)
-    lane = models.TextField(null=True)
+    traceparent: models.TextField[str | None, str | None] = models.TextField(null=True)
+    tracestate: models.TextField[str | None, str | None] = models.TextField(null=True)
+    lane: models.TextField[str | None, str | None] = models.TextField(null=True)
 
     class Meta:
         managed = False
@@ -89,11 +91,13 @@ class OutboxCursor(ReadOnlyModel):
 
     # The key of the table is (relay, lane). The admin takes no composite keys, and nothing here
     # looks a cursor up by its key.
-    relay = models.TextField(primary_key=True)
-    lane = models.TextField()
-    owner = models.TextField("held by", null=True)
+    relay: models.TextField[str, str] = models.TextField(primary_key=True)
+    lane: models.TextField[str, str] = models.TextField()
+    owner: models.TextField[str | None, str | None] = models.TextField("held by", null=True)
     lease_until = MomentField(null=True)
-    cluster_id = models.TextField("Kafka cluster", null=True)
+    cluster_id: models.TextField[str | None, str | None] = models.TextField(
+        "Kafka cluster", null=True
+    )
     moved_at = MomentField("moved at")
 
     class Meta:
@@ -112,8 +116,8 @@ class InboxMessage(ReadOnlyModel):
     """A message that has taken effect for a consumer."""
 
     pk = models.CompositePrimaryKey("consumer", "message_id")
-    consumer = models.TextField()
-    message_id = models.TextField()
+    consumer: models.TextField[str, str] = models.TextField()
+    message_id: models.TextField[str, str] = models.TextField()
     received_at = MomentField()
 
     class Meta:

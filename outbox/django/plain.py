@@ -29,7 +29,7 @@ class PlainConnection:
         self, sql: str, values: Sequence[object] | Mapping[str, object] | None = None
     ) -> Any:
         """Run a statement; without values the text goes to the database as it is."""
-        cursor = self._connection.cursor()
+        cursor: Any = self._connection.cursor()
         if values and self._connection.vendor == "sqlite":
             sql = sql.replace("%", "%%").replace("?", "%s")  # Django turns them back
         cursor.execute(sql, values or None)

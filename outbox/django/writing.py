@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from outbox.django.connection import connection
@@ -12,11 +13,14 @@ from outbox.django.settings import writer
 from outbox.errors import SchemaMissing, SchemaTooOld
 from outbox.headers import HeadersInput
 from outbox.message import Message, Ordering
+from outbox.topic.topic import Topic
+
+P = TypeVar("P")
 
 
 def add(
-    topic: str,
-    payload: object,
+    topic: str | Topic[P],
+    payload: P | None,
     *,
     using: str = "default",
     key: str | int | UUID | None = None,
@@ -36,6 +40,7 @@ def add(
     Call it inside `transaction.atomic(using=…)` on the database of the change that the message
     tells of (ATOMIC_REQUESTS and `set_autocommit(False)` count too). Nothing waits for
     `on_commit`: the message is a row of that transaction, and is there when the change is.
+    `topic` is a name, or a Topic, whose payload has a type.
 
     It is synchronous, as Django's transactions are; in asynchronous code put it together with the
     change into one function for `sync_to_async`. Called in an event loop it raises Django's
