@@ -105,7 +105,7 @@ def _consumer(
 
 def _imported(option: str, name: str, app: Flask) -> Any:
     """Import a function; what is wrong with it is a mistake in the command line."""
-    from werkzeug.utils import import_string
+    from werkzeug.utils import ImportStringError, import_string
 
     module, colon, function = name.partition(":")
     if not (module and colon and function):
@@ -114,6 +114,8 @@ def _imported(option: str, name: str, app: Flask) -> Any:
         with app.app_context():
             found = import_string(name)
         check_handler(found)
-    except (ImportError, TypeError) as error:
+    except ImportStringError as error:
+        raise click.BadParameter(f"{name!r}: {error.exception}", param_hint=option) from error
+    except TypeError as error:
         raise click.BadParameter(f"{name!r}: {error}", param_hint=option) from error
     return found
