@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,9 +10,9 @@ from outbox.alembic.place import MigrationRefused, Place, between, level, newest
 from outbox.alembic.undelivered import count_undelivered, guard
 from outbox.errors import ConfigurationError
 from outbox.schema import postgresql, sqlite
+from outbox.schema.applying import apply_postgresql, apply_sqlite
 from outbox.schema.bridge import Bridge, as_psycopg, as_sqlite3
-from outbox.schema.grants import quoted
-from outbox.schema.source import steps
+from outbox.schema.dropping import drop_statements
 from outbox.transactions.autocommit import commits_on_its_own
 
 if TYPE_CHECKING:
@@ -49,23 +47,24 @@ def version(connection: Connection, dialect: Dialect, place: Place, component: C
 def create(connection: Connection, dialect: Dialect, place: Place, to: int) -> None:
     """Make what is missing, and recognise what is there already at this version or a later one."""
     _lock(connection, dialect, place)
-    pending: list[Step] = []
+    missing = []
     for component in place.components:
         found, wanted = (
             version(connection, dialect, place, component),
             level(dialect, component, to),
         )
-        if found == 0:
-            pending += between(dialect, component, 0, to)
-        elif found < wanted:
+        if 0 < found < wanted:
             raise MigrationRefused(
                 f"the {component} tables are there already, at version {found}, and this migration "
                 f"makes version {wanted}; use op.upgrade_outbox({found}, {to})"
             )
-        else:
+        if found:
             log.info("The %s tables are there already, at version %s", component, found)
-    _apply(connection, dialect, [*_schema(place, pending), *script(dialect, place, pending)])
-    if dialect == "postgresql" and any(step.component == "outbox" for step in pending):
+        else:
+            missing.append(component)
+    for component in missing:
+        _apply(connection, dialect, replace(place, only=component), to)
+    if dialect == "postgresql" and "outbox" in missing:
         _require_native(connection, place)
 
 
@@ -81,20 +80,21 @@ def _require_native(connection: Connection, place: Place) -> None:
 def upgrade(connection: Connection, dialect: Dialect, place: Place, above: int, to: int) -> None:
     """Bring the tables from one version to another, unless they are there already."""
     _lock(connection, dialect, place)
-    pending: list[Step] = []
+    behind = []
     for component in place.components:
         found = version(connection, dialect, place, component)
         if found >= level(dialect, component, to):
             log.info("The %s tables are at version %s already", component, found)
         elif found == level(dialect, component, above):
-            pending += between(dialect, component, above, to)
+            behind.append(component)
         else:
             raise MigrationRefused(
                 f"the {component} tables should be at version {level(dialect, component, above)} "
                 f"before this migration, and are {f'at {found}' if found else 'not there'}; run "
                 "the migrations before it, or correct its first version"
             )
-    _apply(connection, dialect, keeping_marks(dialect, place, pending))
+    for component in behind:
+        _apply(connection, dialect, replace(place, only=component), to)
 
 
 def downgrade(connection: Connection, dialect: Dialect, place: Place, to: int) -> None:
@@ -133,7 +133,8 @@ def drop(connection: Connection, dialect: Dialect, place: Place, *, force: bool)
     if "outbox" in there and not force:
         _refuse_loss(connection, dialect, place)
     for component in there:
-        _apply(connection, dialect, drops(dialect, replace(place, only=component)))
+        for statement in drop_statements(dialect, place.names, component):
+            Bridge(connection).execute(statement)
 
 
 def _refuse_loss(connection: Connection, dialect: Dialect, place: Place) -> None:
@@ -160,22 +161,14 @@ def _require_transaction(connection: Connection) -> None:
         )
 
 
-def _apply(connection: Connection, dialect: Dialect, statements: Iterable[str]) -> None:
-    bridge = Bridge(connection)
-    # On SQLite Alembic and the driver leave every statement to itself; a savepoint makes it one
+def _apply(connection: Connection, dialect: Dialect, place: Place, to: int) -> None:
+    if dialect == "postgresql":
+        apply_postgresql(as_psycopg(connection), place.names, place.only, up_to=to)
+        return
+    # Alembic and the driver leave every statement to itself on SQLite; a savepoint makes it one
     # change. Not on PostgreSQL, where cursors written in a savepoint look restored from a dump.
-    with bridge.transaction() if dialect == "sqlite" else nullcontext():
-        for statement in statements:
-            bridge.execute(statement)
-
-
-def _schema(place: Place, pending: list[Step]) -> list[str]:
-    # Asked for only where it may be missing: who may not create schemas can use one that exists.
-    if place.names.schema is None or not pending:
-        return []
-    schema = place.names.schema
-    missing = f"not exists (select from pg_namespace where nspname = '{schema}')"
-    return [f"do $$ begin if {missing} then create schema {quoted(schema)}; end if; end $$"]
+    with connection.begin_nested():
+        apply_sqlite(as_sqlite3(connection), place.names, place.only, up_to=to)
 
 
 # What is printed for `alembic upgrade --sql`; no database is there to ask.
@@ -184,33 +177,37 @@ def _schema(place: Place, pending: list[Step]) -> list[str]:
 def create_script(dialect: Dialect, place: Place, to: int) -> list[str]:
     """Return the statements that make the tables."""
     pending = [s for part in place.components for s in between(dialect, part, 0, to)]
-    return [*_schema(place, pending), *script(dialect, place, pending)]
+    schema = [f'create schema if not exists "{place.names.schema}"'] if place.names.schema else []
+    return [*schema, *_script(dialect, place, pending)]
 
 
 def upgrade_script(dialect: Dialect, place: Place, above: int, to: int) -> list[str]:
     """Return the statements that bring the tables to another version."""
     pending = [s for part in place.components for s in between(dialect, part, above, to)]
-    return list(keeping_marks(dialect, place, pending))
+    return list(_keeping_marks(dialect, place, pending))
 
 
 def drop_script(dialect: Dialect, place: Place, *, force: bool) -> list[str]:
     """Return the statements that drop the tables, with one before them that refuses a loss."""
     guarded = "outbox" in place.components and not force
-    return [*([guard(dialect, place.names)] if guarded else []), *drops(dialect, place)]
+    return [
+        *([guard(dialect, place.names)] if guarded else []),
+        *drop_statements(dialect, place.names, place.only),
+    ]
 
 
-def script(dialect: Dialect, place: Place, pending: Iterable[Step]) -> list[str]:
+def _script(dialect: Dialect, place: Place, pending: Iterable[Step]) -> list[str]:
     """Return the statements of migrations, in their order."""
     ordered = sorted(pending, key=lambda step: (step.version, step.component != "outbox"))
     split = postgresql.statements if dialect == "postgresql" else sqlite.statements
     return [text.strip() for step in ordered for text in split(step.sql(place.names))]
 
 
-def keeping_marks(dialect: Dialect, place: Place, pending: list[Step]) -> Iterator[str]:
+def _keeping_marks(dialect: Dialect, place: Place, pending: list[Step]) -> Iterator[str]:
     """Yield the statements, and around them what keeps cursors from looking restored.
 
     A migration may rewrite the rows of the cursor, which changes their xmin. Those that were native
-    before are marked again; a temporary table remembers which, so that it can be printed too.
+    before are marked again; nobody but a temporary table is there to remember which.
     """
     marked = dialect == "postgresql" and any(step.component == "outbox" for step in pending)
     cursor = place.names["outbox_cursor"]
@@ -219,29 +216,10 @@ def keeping_marks(dialect: Dialect, place: Place, pending: list[Step]) -> Iterat
             "create temporary table outbox_native on commit drop as "
             f"select relay, lane from {cursor} where {postgresql.NATIVE}"
         )
-    yield from script(dialect, place, pending)
+    yield from _script(dialect, place, pending)
     if marked:
         yield (
             f"update {cursor} as c set written_by = pg_current_xact_id() "
             "from pg_temp.outbox_native as n where n.relay = c.relay and n.lane = c.lane"
         )
         yield "drop table pg_temp.outbox_native"
-
-
-def drops(dialect: Dialect, place: Place) -> list[str]:
-    """Return the statements that undo all migrations, the last thing made first."""
-    made = [
-        found
-        for part in place.components
-        for step in steps(dialect, part)
-        for found in _CREATED.findall(step.template)
-    ]
-    return [
-        f"drop {kind} if exists {place.names.render(name)}"
-        for kind, name in reversed(list(dict.fromkeys(made)))
-    ]
-
-
-_CREATED = re.compile(
-    r"^create (?:or replace )?(table|sequence|function|view) ((?:out|in)box_\w+)", re.MULTILINE
-)

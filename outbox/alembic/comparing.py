@@ -108,7 +108,15 @@ def _hide(context: AutogenContext, hidden: Iterable[TableKey]) -> None:
     def is_ours(schema: str | None, name: str | None) -> bool:
         return (None if schema == default else schema, name) in hidden
 
+    def only_ours(schema: str | None) -> bool:
+        # Of a schema where it wants no table, Alembic reflects them all.
+        names = {*context.inspector.get_table_names(schema=schema)}
+        names -= {context.migration_context.version_table}
+        return bool(names) and all(is_ours(schema, name) for name in names)
+
     def keep_name(name: str | None, type_: str, parents: dict[str, str | None]) -> bool:
+        if type_ == "schema" and only_ours(name):
+            return False
         if type_ == "table" and is_ours(parents.get("schema_name"), name):
             return False
         return by_name(name, type_, parents)  # type: ignore[arg-type] # Literal, and passed on
