@@ -4,6 +4,7 @@ OutboxError
 ├── NotInTransaction
 ├── InvalidMessage (also a ValueError)
 │   ├── PayloadNotSerializable
+│   ├── PayloadNotReadable
 │   ├── MessageTooLarge
 │   └── UnknownLane
 ├── BacklogFull
@@ -39,6 +40,7 @@ __all__ = [
     "MissingMessageId",
     "NotInTransaction",
     "OutboxError",
+    "PayloadNotReadable",
     "PayloadNotSerializable",
     "SchemaMissing",
     "SchemaTooNew",
@@ -66,6 +68,10 @@ class InvalidMessage(OutboxError, ValueError):
 
 class PayloadNotSerializable(InvalidMessage):
     """The payload cannot be turned into bytes."""
+
+
+class PayloadNotReadable(InvalidMessage):
+    """The payload of a received message is not what its Topic says."""
 
 
 class MessageTooLarge(InvalidMessage):

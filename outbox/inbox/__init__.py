@@ -8,6 +8,6 @@ from __future__ import annotations
 from outbox.inbox.consumer import InboxConsumer
 from outbox.inbox.handling import Outcome
 from outbox.inbox.inbox import Inbox
-from outbox.inbox.received import ReceivedMessage, from_kafka
+from outbox.inbox.received import ReceivedMessage, cloudevents_id, from_kafka
 
-__all__ = ["Inbox", "InboxConsumer", "Outcome", "ReceivedMessage", "from_kafka"]
+__all__ = ["Inbox", "InboxConsumer", "Outcome", "ReceivedMessage", "cloudevents_id", "from_kafka"]

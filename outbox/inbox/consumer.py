@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from outbox.errors import ConfigurationError, NotInTransaction
 from outbox.inbox.handling import Handling, Outcome, check_handler
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from outbox.inbox.pending import Waiting
     from outbox.inbox.received import KafkaMessage, ReceivedMessage
     from outbox.inbox.settings import KafkaSettings
+    from outbox.topic.topic import Topic
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class InboxConsumer(Generic[T]):
         *,
         transaction_factory: TransactionFactory[T],
         kafka: KafkaSettings,
-        topics: Sequence[str],
+        topics: Sequence[str | Topic[Any]],
         id_from: Callable[[KafkaMessage], str] | None = None,
         retry_delay: float = 0.1,
         max_retry_delay: float = 30.0,

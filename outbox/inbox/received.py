@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -9,6 +10,8 @@ from outbox.errors import InvalidMessage, MissingMessageId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+_STRUCTURED: Final = "application/cloudevents+json"
 
 #: The longest message id, in bytes of UTF-8: an entry of a PostgreSQL index ends at 2,704.
 MAX_ID_BYTES: Final = 1024
@@ -31,8 +34,9 @@ class ReceivedMessage:
     """A Kafka message with the id that makes it take effect once.
 
     `headers` keeps order and repetitions. `type`, `position`, `traceparent` and `tracestate` are
-    the text of the headers of these names (`position`: `outbox-position`); where a header is
-    repeated the first one counts. The repr leaves out what may be private: key, payload, headers.
+    the text of the headers of these names (`position`: `outbox-position`; `type` may be a
+    CloudEvent's `ce_type`); where a header is repeated the first one counts. The repr leaves out
+    what may be private: key, payload, headers.
     """
 
     id: str
@@ -84,9 +88,29 @@ def from_kafka(
         key=_bytes(kafka_message.key()),
         payload=_bytes(kafka_message.value()),
         headers=headers,
-        type=_text(headers, "type"),
+        type=_text(headers, "type") or _text(headers, "ce_type"),
         position=_text(headers, "outbox-position"),
     )
+
+
+def cloudevents_id(kafka_message: KafkaMessage) -> str:
+    """Return the id of a CloudEvent, for `id_from`: source and id, which are unique together.
+
+    Reads both of the forms that events have on Kafka, and returns "" for what is no CloudEvent.
+    """
+    headers = _headers(kafka_message)
+    source, event_id = _text(headers, "ce_source"), _text(headers, "ce_id")
+    if source is None and (_text(headers, "content-type") or "").startswith(_STRUCTURED):
+        source, event_id = _structured(_bytes(kafka_message.value()) or b"")
+    return f"{source} {event_id}" if source and event_id else ""
+
+
+def _structured(envelope: bytes) -> tuple[str, str]:
+    try:
+        event = json.loads(envelope)
+        return str(event["source"]), str(event["id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "", ""
 
 
 def id_problem(message_id: object) -> str | None:

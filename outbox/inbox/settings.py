@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from outbox.errors import ConfigurationError
+from outbox.topic.topic import Topic, topic_name
 
 KafkaSettings = Mapping[str, object]
 
@@ -39,12 +41,14 @@ def consumer_settings(given: KafkaSettings, *, group: str) -> dict[str, object]:
     return {**defaults, **given, **fixed}
 
 
-def checked_topics(topics: Sequence[str]) -> list[str]:
+def checked_topics(topics: Sequence[str | Topic[Any]]) -> list[str]:
     """Return the topics to subscribe to, or raise ConfigurationError."""
     # A plain string is a sequence of strings too: its letters would be subscribed to.
     if isinstance(topics, str):
         raise ConfigurationError(f"topics must be a list: pass [{topics!r}], not {topics!r}")
-    names = list(topics)
+    if isinstance(topics, Topic):
+        raise ConfigurationError(f"topics must be a list: pass [{topics!r}]")
+    names = [topic_name(topic) for topic in topics]
     if not names:
         raise ConfigurationError("topics is empty: name at least one topic")
     for name in names:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from outbox.errors import PayloadNotSerializable
 from outbox.serialization.faults import find_fault
+from outbox.serialization.structs import struct_fields
 from outbox.text import shown
 
 
@@ -31,8 +32,9 @@ class JsonSerializer:
     """Compact JSON in UTF-8.
 
     Decimal and UUID as text; datetimes as RFC 3339 with offset, naive ones refused; date and time
-    as ISO 8601 text; enums by value; dataclasses and pydantic models as objects. NaN, infinity and
-    every other type are refused with PayloadNotSerializable, which names the place.
+    as ISO 8601 text; enums by value; dataclasses, pydantic models, msgspec Structs and attrs
+    classes as objects. NaN, infinity and every other type are refused with PayloadNotSerializable,
+    which names the place.
     """
 
     content_type = "application/json"
@@ -77,6 +79,10 @@ def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
+def _attrs_fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in value.__attrs_attrs__}
+
+
 _CONVERSIONS: dict[type, Any] = {
     Decimal: _decimal_text,
     UUID: str,
@@ -96,6 +102,10 @@ def _conversion_for(value: Any) -> Any:
         return lambda model: model.model_dump(mode="python")
     if dataclasses.is_dataclass(value):
         return _fields
+    if hasattr(value, "__struct_config__"):
+        return struct_fields
+    if hasattr(value, "__attrs_attrs__"):
+        return _attrs_fields
     for base in (Decimal, UUID, datetime, date, time):
         if isinstance(value, base):
             return _CONVERSIONS[base]

@@ -10,6 +10,7 @@ from uuid import UUID
 from outbox.errors import ConfigurationError
 from outbox.names import check_name
 from outbox.text import check_text
+from outbox.topic.decoding import Received, decode
 from outbox.topic.kind import Kind, PayloadSerializer, check_distinct, check_payload_type, find_kind
 from outbox.topic.name import check_topic_name
 
@@ -88,6 +89,16 @@ class Topic(Generic[T]):
     def kind_of(self, payload: object) -> Kind:
         """Return the kind of message that has such a payload; raise PayloadNotSerializable."""
         return find_kind(self.name, self.kinds, payload)
+
+    def decode(self, received: Received) -> T:
+        """Return the payload of a ReceivedMessage, of JSON; what it has besides is left out.
+
+        Where the topic carries several types, the message's type says which it is. Raises
+        PayloadNotReadable, naming the field: for what does not fit, for a tombstone, for a type of
+        message that this Topic does not know.
+        """
+        payload: T = decode(self.kinds, received)
+        return payload
 
 
 def topic_name(topic: str | Topic[Any]) -> str:
