@@ -1,0 +1,1 @@
+"""Orders: placed, told of, and answered."""

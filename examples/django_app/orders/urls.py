@@ -1,0 +1,17 @@
+"""The shop's pages."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from orders import views
+
+urlpatterns = [
+    path("", views.shop, name="shop"),
+    path("orders/<uuid:order_id>/", views.order, name="order"),
+    path("orders/<uuid:order_id>/journey/", views.journey, name="journey"),
+    path("orders/<uuid:order_id>/cancel/", views.cancel, name="cancel"),
+    path("api/orders/<uuid:order_id>", views.order_as_json, name="order-as-json"),
+    path("failed/", views.failed, name="failed"),
+    path("healthz", views.healthz, name="healthz"),
+]

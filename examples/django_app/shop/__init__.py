@@ -1,0 +1,1 @@
+"""The shop: a Django project that tells a billing service of its orders."""

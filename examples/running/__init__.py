@@ -1,0 +1,1 @@
+"""Starts both examples with everything they need, and watches over them: `examples/run`."""
