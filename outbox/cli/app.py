@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "outbox.cli.run:run",
     "migrate": "outbox.cli.migrate:migrate",
     "status": "outbox.cli.status:status",
+    "doctor": "outbox.cli.doctor:doctor",
     "relays": "outbox.cli.relays:relays",
     "config": "outbox.cli.config:config",
     "demo": "outbox.cli.demo:demo",
@@ -37,6 +38,13 @@ Examples:
 \b
 Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 broker unreachable,
 5 schema missing or incompatible, 6 a check failed, 78 bad configuration."""
+
+
+#: What every command has, also one that runs without the group.
+CONTEXT_SETTINGS: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+}
 
 
 class LazyGroup(click.Group):
@@ -57,7 +65,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=CONTEXT_SETTINGS,
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__, message="outbox-relay %(version)s")
@@ -72,18 +80,21 @@ def run(
     *,
     host: HostSettings = NO_HOST,
     program: str = "outbox-relay",
+    command: str | None = None,
 ) -> int:
     """Run a command and return its exit code; every error becomes one line on stderr.
 
-    `host` and `program` are for frameworks that run a command under a name of their own.
+    The rest is for frameworks that run commands under names of their own: with `command` the
+    arguments are those of this command, and `program` is what it is called.
     """
     invocation = Invocation(host=host)
     try:
-        result = app.main(
+        result = _command(command).main(
             args=None if arguments is None else list(arguments),
             prog_name=program,
             standalone_mode=False,
             obj=invocation,
+            **CONTEXT_SETTINGS,
         )
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -103,6 +114,13 @@ def run(
     except Exception as error:  # noqa: BLE001 - the last resort: say it and exit 1
         _say(error, with_traceback=True)
         return 1
+
+
+def _command(name: str | None) -> click.Command:
+    found = app if name is None else app.get_command(click.Context(app), name)
+    if found is None:
+        raise click.UsageError(f"this version has no command {name!r}")
+    return found
 
 
 def _say(error: Exception, *, with_traceback: bool) -> None:
