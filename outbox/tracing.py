@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
@@ -37,6 +37,9 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 #: What is current in a task or thread: the span above all.
 TraceContext: TypeAlias = Context
+
+#: What becomes of spans in this process.
+SpanExport: TypeAlias = Literal["off", "nowhere", "exported", "unknown"]
 
 Attributes: TypeAlias = dict[str, str | int | bool]
 
@@ -151,6 +154,18 @@ def tracing_is_on() -> bool:
     return not isinstance(
         trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider
     )
+
+
+def span_export() -> SpanExport:
+    """Return where spans go: what an SDK without a processor makes is dropped."""
+    if not tracing_is_on():
+        return "off"
+    # The SDK's own, and the only place that knows; another provider says nothing.
+    active = getattr(trace.get_tracer_provider(), "_active_span_processor", None)
+    processors = getattr(active, "_span_processors", None)
+    if processors is None:
+        return "unknown"
+    return "exported" if processors else "nowhere"
 
 
 def current_context() -> Context:

@@ -92,13 +92,7 @@ class TopicLimits:
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient, ConfigResource
 
-        admin = AdminClient(
-            {
-                k: v
-                for k, v in self._properties.items()
-                if k in _CONNECTION_KEYS or k.split(".")[0] in ("ssl", "sasl", "security")
-            }
-        )
+        admin = AdminClient(connection_properties(self._properties))
         resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
         limits = {}
         futures = admin.describe_configs(resources, request_timeout=_ASK_TIMEOUT_S)
@@ -141,11 +135,21 @@ class TopicLimits:
             )
 
 
+def connection_properties(properties: Mapping[str, object]) -> dict[str, object]:
+    """Return those of a producer's properties that say how to reach the broker."""
+    return {
+        name: value
+        for name, value in properties.items()
+        if name in _CONNECTION_KEYS or name.split(".")[0] in ("ssl", "sasl", "security")
+    }
+
+
 _NOTHING_IS_LOST = "The relay stops here so that the order is kept; nothing is lost"
 
 _CONNECTION_KEYS = frozenset(
     {
         "bootstrap.servers",
+        "metadata.broker.list",
         "client.id",
         "log_level",
         "socket.timeout.ms",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from outbox.names import Names
-from outbox.store.postgresql.reader import _Statements
+from outbox.store.postgresql.reader import Statements
 from outbox.store.postgresql.session import BY_INDEX
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import StoreKit
@@ -49,7 +49,7 @@ def explain_fresh(connection: Any, after: int, rows: int = 1000) -> dict[str, An
     (target,) = connection.execute("select pg_current_snapshot()::text").fetchone()
     return explain(
         connection,
-        _Statements(Names()).fresh,
+        Statements(Names()).fresh,
         {"after": after, "before": "3:3:", "target": target, "rows": rows, "bytes": 1 << 24},
     )
 
@@ -57,7 +57,7 @@ def explain_fresh(connection: Any, after: int, rows: int = 1000) -> dict[str, An
 def explain_late(connection: Any, ids: list[str], after: int = 0) -> dict[str, Any]:
     return explain(
         connection,
-        _Statements(Names()).late,
+        Statements(Names()).late,
         {"ids": ids, "after": after, "rows": 1000, "bytes": 1 << 24},
     )
 

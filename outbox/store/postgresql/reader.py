@@ -46,7 +46,7 @@ class PostgreSQLReader:
     def __init__(self, session: Session, names: Names, lease: Lease, plans: Sequence[Plan]) -> None:
         """`plans`: those saved and not known to be delivered, oldest first; at least one."""
         self._session = session
-        self._sql = _Statements(names)
+        self._sql = Statements(names)
         self._lease = lease
         self._plan = plans[0]
         self._saved = list(plans[1:])
@@ -209,7 +209,7 @@ class _Answer:
         return merge(parts, self.max_rows, self.max_bytes)
 
 
-class _Statements:
+class Statements:
     """The SQL of a reader, rendered once."""
 
     def __init__(self, names: Names) -> None:

@@ -1,0 +1,1 @@
+"""Looks for what is wrong with an installation, and says what to do; changes nothing."""

@@ -1,0 +1,16 @@
+"""All checks, in the order in which they are made and shown."""
+
+from __future__ import annotations
+
+from outbox.doctor import broker, configuration, database, log, relays, topics, tracing
+from outbox.doctor.check import Check
+
+CHECKS: tuple[Check, ...] = (
+    *configuration.CHECKS,
+    *database.CHECKS,
+    *log.CHECKS,
+    *relays.CHECKS,
+    *broker.CHECKS,
+    *topics.CHECKS,
+    *tracing.CHECKS,
+)
