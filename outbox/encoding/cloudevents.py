@@ -6,27 +6,28 @@ import base64
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal
 from uuid import UUID
 
 from outbox.encoding.encoder import is_json, parsed_json
+from outbox.errors import ConfigurationError
 from outbox.headers import WireHeaders, stored_headers, user_headers
 from outbox.record import Record
-
-Mode = Literal["binary", "structured"]
 
 STRUCTURED = "application/cloudevents+json; charset=utf-8"
 
 _PREFIX = "ce_"
 
 
-def binding(mode: Mode, source: str) -> Callable[[Record], Record]:
+def binding(mode: str, source: str) -> Callable[[Record], Record]:
     """Return what makes a record a CloudEvent of `source`, in one of the two forms.
 
     A structured event carries its payload in itself. Raises Misfit for one that says it is JSON and
     is none.
     """
-    make = _binary if mode == "binary" else _structured
+    forms = {"binary": _binary, "structured": _structured}
+    if mode not in forms:
+        raise ConfigurationError(f"cloudevents must be off, binary or structured, not {mode!r}")
+    make = forms[mode]
     return lambda record: make(record, source)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from outbox.config.topic_rules import TopicRule, find_rule
-from outbox.encoding.cloudevents import Mode, binding
+from outbox.encoding.cloudevents import binding
 from outbox.encoding.encoder import Encoder, is_json, make_encoder
 from outbox.encoding.registry import SchemaRegistry
 from outbox.errors import ConfigurationError
@@ -16,9 +16,11 @@ from outbox.record import Record
 class Encodings:
     """What is done to the messages of each topic, and what is known of their schemas.
 
-    `registry`: properties of the schema registry's client. `cloudevents`: the form in which
-    messages are CloudEvents too, of `source`. One thread at a time. Raises ConfigurationError and
-    MissingExtra for what can be seen to be wrong before the first message.
+    `registry`: properties of the schema registry's client. `cloudevents`: "binary" or "structured",
+    the form in which messages are CloudEvents too, of `source`. One thread at a time.
+
+    Raises ConfigurationError and MissingExtra for what can be seen to be wrong before the first
+    message.
     """
 
     def __init__(
@@ -26,7 +28,7 @@ class Encodings:
         topics: tuple[TopicRule, ...] = (),
         registry: Mapping[str, object] | None = None,
         *,
-        cloudevents: Mode | None = None,
+        cloudevents: str = "off",
         source: str | None = None,
     ) -> None:
         self._rules = topics
@@ -104,8 +106,8 @@ def _make_registry(
     return SchemaRegistry(properties)
 
 
-def _make_event(mode: Mode | None, source: str | None) -> Callable[[Record], Record] | None:
-    if mode is None:
+def _make_event(mode: str, source: str | None) -> Callable[[Record], Record] | None:
+    if mode == "off":
         return None
     if not source:
         raise ConfigurationError(
