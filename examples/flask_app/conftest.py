@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from billing import create_app
 from billing.extensions import db, events
-from billing.settings import database_url
 from flask import Flask
 
 from outbox import Message
@@ -22,13 +20,12 @@ Order = Callable[..., Message]
 
 @pytest.fixture
 def app(tmp_path: Path, kafka_mock: KafkaMock) -> Iterator[Flask]:
-    """Make the app, on SQLite or on the empty database that TEST_DATABASE_URL names."""
-    url = os.environ.get("TEST_DATABASE_URL", f"sqlite:///{tmp_path}/billing.db")
+    """Make the app, with a database and a Kafka of its own."""
     kafka_mock.create_topic("orders", partitions=2)
     kafka_mock.create_topic("invoices", partitions=2)
     made = create_app(
         {
-            "SQLALCHEMY_DATABASE_URI": database_url(url),
+            "SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path}/billing.db",
             "OUTBOX_KAFKA": {"bootstrap.servers": kafka_mock.bootstrap_servers},
             "SHOP_URL": "http://shop.example",
             "TESTING": True,
@@ -39,7 +36,6 @@ def app(tmp_path: Path, kafka_mock: KafkaMock) -> Iterator[Flask]:
         events.migrate()
     yield made
     with made.app_context():
-        db.drop_all()
         db.engine.dispose()
 
 
