@@ -22,8 +22,16 @@ if TYPE_CHECKING:
 
 
 def setup(plugin: Plugin) -> None:
-    """Register what autogenerate calls before it compares the user's tables."""
-    plugin.add_autogenerate_comparator(_compare, "autogenerate", priority=DispatchPriority.FIRST)
+    """Register what autogenerate calls before and after it compares the user's tables."""
+    plugin.add_autogenerate_comparator(_hide, "autogenerate", priority=DispatchPriority.FIRST)
+    plugin.add_autogenerate_comparator(_compare, "autogenerate", priority=DispatchPriority.LAST)
+
+
+def _hide(context: AutogenContext, _: UpgradeOps) -> PriorityDispatchResult:
+    from outbox.alembic.comparing import hide
+
+    hide(context)
+    return PriorityDispatchResult.CONTINUE
 
 
 def _compare(context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError
@@ -14,6 +14,7 @@ from outbox.alembic.declaring import declared
 from outbox.alembic.operations import CreateOutbox, UpgradeOutbox
 from outbox.alembic.place import Place, known_dialect, level, newest
 from outbox.alembic.protecting import TableKey, ours
+from outbox.database import Dialect
 from outbox.schema.bridge import as_psycopg, as_sqlite3
 from outbox.schema.check import Finding, check_postgresql, check_sqlite
 
@@ -24,23 +25,30 @@ if TYPE_CHECKING:
     from alembic.operations.ops import UpgradeOps
     from sqlalchemy.schema import SchemaItem
 
-    from outbox.database import Dialect
     from outbox.schema.version import Component
 
 # Below "alembic", because its usual fileConfig() silences every logger its file does not name.
 log = logging.getLogger("alembic.autogenerate.outbox")
 
 
+def hide(context: AutogenContext) -> None:
+    """Hide our tables, declared or not, from the comparison that follows."""
+    if context.connection is not None and context.dialect.name in get_args(Dialect):
+        _hide(context, ours(context.connection, declared(context.metadata)))
+
+
 def compare(context: AutogenContext, upgrade: UpgradeOps) -> None:
-    """Add what our declared tables need, and hide ours from the comparison that follows."""
-    connection, name = context.connection, context.dialect.name
-    places = declared(context.metadata)
-    if connection is None or (name not in ("postgresql", "sqlite") and not places):
+    """Add what our declared tables need, and say where they are not what they should be.
+
+    After the user's own: on the way back ours come first then, and where messages would be lost
+    nothing has been dropped yet.
+    """
+    if context.connection is None:
         return
-    for place in places:
-        dialect = known_dialect(name, place)
-        upgrade.ops.extend(needed(_versions(connection, dialect, place), dialect, place))
-    _hide(context, ours(connection, places))
+    for place in declared(context.metadata):
+        dialect = known_dialect(context.dialect.name, place)
+        versions = _versions(context.connection, dialect, place)
+        upgrade.ops.extend(needed(versions, dialect, place))
 
 
 def _versions(connection: Connection, dialect: Dialect, place: Place) -> dict[Component, int]:

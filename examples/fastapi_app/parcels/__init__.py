@@ -1,0 +1,1 @@
+"""A service that books parcels and prints their labels."""
