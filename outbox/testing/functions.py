@@ -7,11 +7,11 @@ from typing import Unpack, overload
 from outbox.publishers.memory import PublishedMessage
 from outbox.testing.faults import Faults
 from outbox.testing.log import AddedMessage
-from outbox.testing.outbox_log import AsyncOutboxLog, Expectations, OutboxLog, Topic
+from outbox.testing.outbox_log import AsyncOutboxLog, Expectations, OutboxLog, TopicName
 
 
 def added(
-    transaction: object, topic: Topic | None = None, **expected: Unpack[Expectations]
+    transaction: object, topic: TopicName | None = None, **expected: Unpack[Expectations]
 ) -> list[AddedMessage]:
     """Return the messages in the log that are as described, in its order; by default all.
 
@@ -22,24 +22,27 @@ def added(
 
 @overload
 def assert_added(
-    transaction: object, topic: Topic, *, count: None = None, **expected: Unpack[Expectations]
+    transaction: object, topic: TopicName, *, count: None = None, **expected: Unpack[Expectations]
 ) -> AddedMessage: ...
 
 
 @overload
 def assert_added(
-    transaction: object, topic: Topic, *, count: int, **expected: Unpack[Expectations]
+    transaction: object, topic: TopicName, *, count: int, **expected: Unpack[Expectations]
 ) -> list[AddedMessage]: ...
 
 
 def assert_added(
     transaction: object,
-    topic: Topic,
+    topic: TopicName,
     *,
     count: int | None = None,
     **expected: Unpack[Expectations],
 ) -> AddedMessage | list[AddedMessage]:
-    """Assert that the log holds such a message, and return the first; with `count`, so many."""
+    """Assert that the log holds such a message, and return the first; with `count`, so many.
+
+    What is expected of it is said with `key`, `payload`, `type` and `headers`: see Expectations.
+    """
     __tracebackhide__ = True
     log = OutboxLog(transaction, from_start=True)
     if count is None:
@@ -48,7 +51,7 @@ def assert_added(
 
 
 def refute_added(
-    transaction: object, topic: Topic | None = None, **expected: Unpack[Expectations]
+    transaction: object, topic: TopicName | None = None, **expected: Unpack[Expectations]
 ) -> None:
     """Assert that the log holds no such message; by default, none at all."""
     __tracebackhide__ = True
@@ -73,7 +76,7 @@ def drain(
 
 
 async def added_async(
-    transaction: object, topic: Topic | None = None, **expected: Unpack[Expectations]
+    transaction: object, topic: TopicName | None = None, **expected: Unpack[Expectations]
 ) -> list[AddedMessage]:
     """Do what `added` does, with an asynchronous session, connection or engine."""
     log = await AsyncOutboxLog.open(transaction, from_start=True)
@@ -82,19 +85,19 @@ async def added_async(
 
 @overload
 async def assert_added_async(
-    transaction: object, topic: Topic, *, count: None = None, **expected: Unpack[Expectations]
+    transaction: object, topic: TopicName, *, count: None = None, **expected: Unpack[Expectations]
 ) -> AddedMessage: ...
 
 
 @overload
 async def assert_added_async(
-    transaction: object, topic: Topic, *, count: int, **expected: Unpack[Expectations]
+    transaction: object, topic: TopicName, *, count: int, **expected: Unpack[Expectations]
 ) -> list[AddedMessage]: ...
 
 
 async def assert_added_async(
     transaction: object,
-    topic: Topic,
+    topic: TopicName,
     *,
     count: int | None = None,
     **expected: Unpack[Expectations],
@@ -108,7 +111,7 @@ async def assert_added_async(
 
 
 async def refute_added_async(
-    transaction: object, topic: Topic | None = None, **expected: Unpack[Expectations]
+    transaction: object, topic: TopicName | None = None, **expected: Unpack[Expectations]
 ) -> None:
     """Do what `refute_added` does, with an asynchronous session, connection or engine."""
     __tracebackhide__ = True

@@ -23,7 +23,8 @@ from outbox.testing.log import (
 from outbox.testing.matching import Expected, NamedTopic
 from outbox.testing.reading import Source
 
-Topic = str | NamedTopic
+#: A topic by its name, or as it was declared.
+TopicName = str | NamedTopic
 
 
 class Expectations(TypedDict, total=False):
@@ -82,34 +83,37 @@ class OutboxLog(_Log):
         super().__init__(source, BEGINNING if from_start else read_mark(source, "OutboxLog"))
 
     def added(
-        self, topic: Topic | None = None, **expected: Unpack[Expectations]
+        self, topic: TopicName | None = None, **expected: Unpack[Expectations]
     ) -> list[AddedMessage]:
         """Return the messages that are as described, in the order of the log; by default all."""
         return fitting(self._rows("added"), Expected.of(topic, **expected))
 
     @overload
     def assert_added(
-        self, topic: Topic, *, count: None = None, **expected: Unpack[Expectations]
+        self, topic: TopicName, *, count: None = None, **expected: Unpack[Expectations]
     ) -> AddedMessage: ...
 
     @overload
     def assert_added(
-        self, topic: Topic, *, count: int, **expected: Unpack[Expectations]
+        self, topic: TopicName, *, count: int, **expected: Unpack[Expectations]
     ) -> list[AddedMessage]: ...
 
     def assert_added(
-        self, topic: Topic, *, count: int | None = None, **expected: Unpack[Expectations]
+        self, topic: TopicName, *, count: int | None = None, **expected: Unpack[Expectations]
     ) -> AddedMessage | list[AddedMessage]:
         """Assert that a message was added, and return it; the first where there are several.
 
-        With `count`, that there are so many, and return them all.
+        With `count`, that there are so many, and return them all. What is expected of it is said
+        with `key`, `payload`, `type` and `headers`: see Expectations.
         """
         __tracebackhide__ = True
         wanted = Expected.of(topic, **expected)
         rows = self._rows("assert_added")
         return the_first(rows, wanted) if count is None else exactly(rows, wanted, count)
 
-    def refute_added(self, topic: Topic | None = None, **expected: Unpack[Expectations]) -> None:
+    def refute_added(
+        self, topic: TopicName | None = None, **expected: Unpack[Expectations]
+    ) -> None:
         """Assert that no message like this was added; by default, none at all."""
         __tracebackhide__ = True
         none_of_them(self._rows("refute_added"), Expected.of(topic, **expected))
@@ -157,23 +161,23 @@ class AsyncOutboxLog(_Log):
         return cls(source, mark)
 
     async def added(
-        self, topic: Topic | None = None, **expected: Unpack[Expectations]
+        self, topic: TopicName | None = None, **expected: Unpack[Expectations]
     ) -> list[AddedMessage]:
         """Do what `OutboxLog.added` does."""
         return fitting(await self._rows("added_async"), Expected.of(topic, **expected))
 
     @overload
     async def assert_added(
-        self, topic: Topic, *, count: None = None, **expected: Unpack[Expectations]
+        self, topic: TopicName, *, count: None = None, **expected: Unpack[Expectations]
     ) -> AddedMessage: ...
 
     @overload
     async def assert_added(
-        self, topic: Topic, *, count: int, **expected: Unpack[Expectations]
+        self, topic: TopicName, *, count: int, **expected: Unpack[Expectations]
     ) -> list[AddedMessage]: ...
 
     async def assert_added(
-        self, topic: Topic, *, count: int | None = None, **expected: Unpack[Expectations]
+        self, topic: TopicName, *, count: int | None = None, **expected: Unpack[Expectations]
     ) -> AddedMessage | list[AddedMessage]:
         """Do what `OutboxLog.assert_added` does."""
         __tracebackhide__ = True
@@ -182,7 +186,7 @@ class AsyncOutboxLog(_Log):
         return the_first(rows, wanted) if count is None else exactly(rows, wanted, count)
 
     async def refute_added(
-        self, topic: Topic | None = None, **expected: Unpack[Expectations]
+        self, topic: TopicName | None = None, **expected: Unpack[Expectations]
     ) -> None:
         """Do what `OutboxLog.refute_added` does."""
         __tracebackhide__ = True

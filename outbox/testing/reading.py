@@ -91,8 +91,11 @@ class Source:
 
 def source_kind(origin: object) -> str:
     """Return what this is: a kind of `kind_of`, "url", "Engine", "AsyncEngine"; or ""."""
-    if isinstance(origin, str | DatabaseUrl):
+    if isinstance(origin, DatabaseUrl):
         return "url"
+    if isinstance(origin, str):
+        # A plain word is a topic whose transaction was forgotten.
+        return "url" if "://" in origin or "=" in origin else ""
     names = {f"{base.__module__}.{base.__name__}" for base in origin.__class__.__mro__}
     for name in ("sqlalchemy.engine.base.Engine", "sqlalchemy.ext.asyncio.engine.AsyncEngine"):
         if name in names:

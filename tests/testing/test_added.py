@@ -261,6 +261,7 @@ def test_an_autocommit_connection_is_read(postgresql: Database) -> None:
     [
         (object(), "assert_added.. needs a SQLAlchemy Session .* an Engine or a URL will do"),
         (AsyncSession(), "is asynchronous: use `await assert_added_async"),
+        ("orders", "not str: the transaction comes first, then the topic"),
         (sessionmaker(), "call it and pass the session"),
     ],
 )

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from outbox import Outbox
+from outbox import Outbox, Topic
 from outbox.testing import OutboxLog, containing
 from tests.integration.writing import Database
 
@@ -30,13 +30,6 @@ class Placed:
 
     order: int
     total: Decimal
-
-
-@dataclass
-class Orders:
-    """A declared topic."""
-
-    name: str = "orders"
 
 
 @pytest.fixture
@@ -147,8 +140,8 @@ def test_a_payload_equals_what_serializes_to_it(connection: sqlite3.Connection) 
 
 def test_a_declared_topic_stands_for_its_name(log: OutboxLog) -> None:
     """As it does in `add`."""
-    log.assert_added(Orders())
-    log.refute_added(Orders("invoices"))
+    log.assert_added(Topic("orders", dict))
+    log.refute_added(Topic("invoices", dict))
 
 
 def test_the_failure_shows_what_differs_nearest_first(
