@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, MissingExtra
+from outbox.inbox.repeats import SparingLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -105,7 +106,7 @@ class Subscription:
             each for each in self._kafka.Consumer.__mro__ if each.__module__.endswith("cimpl")
         )
         try:
-            return raw({"logger": _log, **settings, "on_commit": self._committed})
+            return raw({"logger": SparingLog(_log), **settings, "on_commit": self._committed})
         except (self._kafka.KafkaException, TypeError, ValueError) as error:
             raise ConfigurationError(f"kafka has settings that cannot be used: {error}") from error
 
