@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from outbox.config.settings import Settings
     from outbox.inbox.consumer import InboxConsumer
+
+logger = logging.getLogger("outbox.flask")
 
 EPILOG = """\b
 Examples:
@@ -79,6 +82,8 @@ def consume(
     settings = settings_from(flags)
     set_up_logging(log_format, log_level)
     consumer = _consumer(invocation.app, settings, factory, flags["consumer"], flags["topics"])
+    topics = ", ".join(flags["topics"])
+    logger.info("consumer %s gives the messages of %s to %s", flags["consumer"], topics, handler)
     stop = threading.Event()
     with consumer, stopped_by_signals(stop):
         consumer.run(function, stop=stop, until_idle=until_idle)

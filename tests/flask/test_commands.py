@@ -221,6 +221,7 @@ def test_a_consumer_goes_on_until_it_is_told_to_stop(
     _send(kafka, topic, ["m-1"])
     line = ("outbox", "consume", "tests.flask.shop:fail", "--topic", topic, "--consumer", "b")
     with flask.start(*line, "--log-format", "json") as running:
+        running.says(f"consumer b gives the messages of {topic} to tests.flask.shop:fail")
         running.says("failed with RuntimeError, attempt 1")
         running.signal(signal.SIGTERM)
         assert running.wait() == 0

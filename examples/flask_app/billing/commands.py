@@ -44,6 +44,7 @@ def register(app: Flask) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         with make_consumer(app) as consumer:
+            click.echo(f"billing takes what comes in topic {ORDERS}", err=True)
             consumer.run(take_order, stop=stop)
 
 
