@@ -1,0 +1,200 @@
+"""The figures of a relay: counted by page, weighed, clamped, and forgotten when they are old."""
+
+from __future__ import annotations
+
+import time
+from uuid import UUID
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from outbox.message import Message
+from outbox.metrics import catalogue
+from outbox.metrics.catalogue import METRICS
+from outbox.metrics.delays import SAMPLES, delays, time_of
+from outbox.metrics.figures import MOST_SERIES, REST
+from outbox.metrics.monitor import RelayMonitor
+from outbox.metrics.prometheus import Exposition
+from outbox.metrics.sample import Sample
+from outbox.record import Page, Position, Record
+
+NOW = 1_800_000_000.0
+
+
+def made(ago_s: float) -> str:
+    """Return a UUIDv7 made so long before NOW."""
+    milliseconds = round((NOW - ago_s) * 1000)
+    return str(UUID(int=(milliseconds << 80) | (7 << 76) | (2 << 62)))
+
+
+def record(seq: int, message_id: str = "", topic: str = "orders") -> Record:
+    return Record(seq, message_id, topic, "k", b"x", None, None, None, None, None, 0)
+
+
+def page(*records: Record, batch: int = 1) -> Page:
+    return Page(batch, records, Position(batch, len(records)))
+
+
+def series(monitor: RelayMonitor) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return what a scrape gives, read by Prometheus' own parser."""
+    body, _ = Exposition(monitor.figures).render("")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+
+
+def one(monitor: RelayMonitor, name: str, **labels: str) -> float:
+    return series(monitor)[name, tuple(sorted({"relay": "default", **labels}.items()))]
+
+
+@pytest.fixture
+def monitor() -> RelayMonitor:
+    return RelayMonitor("default", wall_clock=lambda: NOW)
+
+
+def test_the_time_in_an_id_is_read_as_the_library_that_made_it_wrote_it() -> None:
+    before = time.time()
+    made_at = time_of(Message("orders", 1).id_text)
+    assert made_at is not None
+    assert before - 0.001 <= made_at <= time.time()
+    assert time_of("5c146b14-3c52-4afd-938a-375d0df1fbf6") is None
+    assert time_of("") is None
+
+
+def test_few_messages_of_a_page_stand_for_all() -> None:
+    # Given a page whose messages were made one after the other
+    records = [record(i, made(ago_s=2000 - i)) for i in range(2000)]
+    # When
+    found = list(delays(records, NOW))
+    # Then few are looked at, every message is stood for, and the mean is that of all
+    assert len(found) == SAMPLES
+    assert sum(weight for _, weight in found) == 2000
+    mean = sum((delay or 0) * weight for delay, weight in found) / 2000
+    assert mean == pytest.approx(1000.5, rel=0.001)
+
+
+@pytest.mark.parametrize("count", [0, 1, 19, 20, 21, 1999])
+def test_every_message_is_stood_for_whatever_the_size_of_the_page(count: int) -> None:
+    records = [record(i, made(1)) for i in range(count)]
+    assert sum(weight for _, weight in delays(records, NOW)) == count
+
+
+def test_a_page_is_counted_by_topic_and_weighed_into_the_histograms(monitor: RelayMonitor) -> None:
+    # Given 30 messages to one topic and 10 to another, of which half were made 0.2 s ago
+    records = [record(i, made(0.2), "a") for i in range(20)]
+    records += [record(20 + i, made(4.0), "a" if i < 10 else "b") for i in range(20)]
+    sent = page(*records)
+    # When they were sent
+    monitor.sent(sent)
+    assert one(monitor, "outbox_inflight_messages") == 40
+    monitor.settled(sent, 0.03)
+    # Then
+    assert one(monitor, "outbox_inflight_messages") == 0
+    assert one(monitor, "outbox_messages_sent_total", topic="a") == 30
+    assert one(monitor, "outbox_messages_sent_total", topic="b") == 10
+    assert one(monitor, "outbox_publish_delay_seconds_bucket", le="0.25") == 20
+    assert one(monitor, "outbox_publish_delay_seconds_bucket", le="5.0") == 40
+    assert one(monitor, "outbox_publish_delay_seconds_count") == 40
+    assert one(monitor, "outbox_publish_delay_seconds_sum") == pytest.approx(84)
+    assert one(monitor, "outbox_send_duration_seconds_count") == 1
+    assert one(monitor, "outbox_send_duration_seconds_bucket", le="0.025") == 0
+    assert one(monitor, "outbox_send_duration_seconds_bucket", le="0.05") == 1
+
+
+def test_a_batch_of_several_pages_is_one(monitor: RelayMonitor) -> None:
+    for batch in (7, 7, 8):
+        monitor.sent(page(record(1), batch=batch))
+    assert one(monitor, "outbox_batches_total") == 2
+
+
+def test_a_clock_that_is_ahead_is_counted_and_not_believed(monitor: RelayMonitor) -> None:
+    monitor.settled(page(record(1, made(-30)), record(2, made(1))), 0.1)
+    assert one(monitor, "outbox_publish_delay_negative_total") == 1
+    assert one(monitor, "outbox_publish_delay_seconds_bucket", le="0.01") == 1
+    assert one(monitor, "outbox_publish_delay_seconds_sum") == pytest.approx(1)
+
+
+def test_ids_without_a_time_are_counted(monitor: RelayMonitor) -> None:
+    monitor.settled(page(record(1, "5c146b14-3c52-4afd-938a-375d0df1fbf6")), 0.1)
+    assert one(monitor, "outbox_publish_delay_unknown_total") == 1
+    assert one(monitor, "outbox_publish_delay_seconds_count") == 0
+
+
+def test_topics_without_end_do_not_fill_the_memory(monitor: RelayMonitor) -> None:
+    for n in range(MOST_SERIES + 50):
+        monitor.settled(page(record(1, topic=f"customer-{n}")), 0.1)
+    assert one(monitor, "outbox_messages_sent_total", topic=REST) == 50
+
+
+def test_a_term_that_ends_leaves_neither_the_lane_nor_anything_in_flight(
+    monitor: RelayMonitor,
+) -> None:
+    monitor.began_term(3)
+    monitor.sent(page(record(1)))
+    assert (one(monitor, "outbox_relay_leader", lane="default"), monitor.epoch) == (1, 3)
+    monitor.ended_term()
+    assert (one(monitor, "outbox_relay_leader", lane="default"), monitor.epoch) == (0, None)
+    assert one(monitor, "outbox_inflight_messages") == 0
+
+
+def test_one_thing_is_waited_for_at_a_time_and_since_when_stays(monitor: RelayMonitor) -> None:
+    monitor.failed("broker")
+    monitor.troubled("broker", "first")
+    monitor.troubled("broker", "again")
+    assert monitor.trouble is not None
+    assert monitor.trouble.reason == "first"
+    monitor.troubled("database", "then this")
+    waiting = {
+        cause: one(monitor, "outbox_relay_waiting", cause=cause)
+        for cause in ("database", "broker", "topic")
+    }
+    assert waiting == {"database": 1, "broker": 0, "topic": 0}
+    monitor.recovered()
+    assert monitor.trouble is None
+    assert one(monitor, "outbox_relay_waiting", cause="database") == 0
+    assert one(monitor, "outbox_relay_failures_total", cause="broker") == 1
+
+
+def test_a_standby_has_no_trouble_of_its_own(monitor: RelayMonitor) -> None:
+    """What it waited for before is the trouble of the one that holds the lane now."""
+    monitor.troubled("broker", "away")
+    monitor.stands_by()
+    assert (monitor.trouble, monitor.wants_samples) == (None, False)
+    assert one(monitor, "outbox_relay_waiting", cause="broker") == 0
+
+
+def test_an_old_sample_is_not_shown_as_the_present(monitor: RelayMonitor) -> None:
+    sample = Sample(NOW, "default", 5, True, 2.5, 2, 4096, {"open": (3.0, 9.0)}, {"fast": 7})
+    monitor.sampled(sample)
+    assert one(monitor, "outbox_messages_pending", lane="default") == 5
+    assert one(monitor, "outbox_holding_transactions", kind="open") == 2
+    assert one(monitor, "outbox_oldest_holding_transaction_age_seconds", kind="open") == 9
+    monitor.sample_failed()
+    names = {name for name, _ in series(monitor)}
+    assert not names & {metric.prometheus_name for metric in catalogue.SAMPLED}
+    # But what was counted stays
+    assert one(monitor, "outbox_undeclared_lane_messages_total", lane="fast") == 7
+    assert one(monitor, "outbox_sample_failures_total") == 1
+
+
+def test_series_that_are_known_beforehand_are_there_from_the_start(monitor: RelayMonitor) -> None:
+    """A counter that appears with its first event is no event to `increase()`."""
+    names = {name for name, _ in series(monitor)}
+    missing = {
+        metric.prometheus_name
+        for metric in METRICS
+        if metric.kind != "histogram"
+        and metric not in catalogue.SAMPLED
+        and metric.prometheus_name not in names
+    }
+    assert missing == {"outbox_messages_sent_total", "outbox_undeclared_lane_messages_total"}
+
+
+def test_every_metric_is_in_the_catalogue_once_and_explains_itself() -> None:
+    names = [metric.prometheus_name for metric in METRICS]
+    declared = {value for value in vars(catalogue).values() if isinstance(value, catalogue.Metric)}
+    assert len(set(names)) == len(names)
+    assert set(METRICS) == declared
+    assert all(len(metric.meaning) > 20 for metric in METRICS)
