@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from outbox.doctor.check import NotChecked, Verdict, check, failed, skipped, warning
 from outbox.doctor.patient import Patient
 from outbox.doctor.rights import required_rights
 from outbox.doctor.words import age, size
 from outbox.store.diagnosis import (
-    NotLearned,
     Replication,
     Right,
     Server,
@@ -26,6 +26,9 @@ _SKEW_S = 1.0
 
 #: WAL that a replication slot may keep before it is worth a word.
 _KEPT_BYTES = 1 << 30
+
+#: What a role is for, its name (None: this connection's), and what it lacks (None: no such role).
+_Rights: TypeAlias = tuple[str, str | None, list[Right] | None]
 
 _SAFE_COMMITS = ("on", "remote_apply", "remote_write")
 
@@ -153,10 +156,12 @@ def slots(found: list[Slot]) -> Iterator[Verdict]:
         )
 
 
-def rights(answer: tuple[str, str | None, list[Right]]) -> Iterator[Verdict]:
+def rights(answer: _Rights) -> Iterator[Verdict]:
     """Judge the rights that a role lacks. `answer`: what for, the role, what it lacks."""
     purpose, role, missing = answer
-    if missing:
+    if missing is None:
+        yield failed(f"there is no role {role!r} on this server", f"create role {role}, or mend it")
+    elif missing:
         what = ", ".join(map(_said, missing[:5])) + (" …" if len(missing) > 5 else "")
         yield failed(
             f"the {purpose} role{'' if role is None else f' {role}'} lacks: {what}",
@@ -169,23 +174,25 @@ def _said(right: Right) -> str:
     return f"{right.privilege}{column} on {right.kind} {right.name}"
 
 
-def _relay_rights(patient: Patient) -> tuple[str, str | None, list[Right]]:
+def _relay_rights(patient: Patient) -> _Rights:
     names, schema = patient.settings.names, patient.postgresql.schema()
     wanted = required_rights(names, schema, "relay")
-    missing = patient.postgresql.missing_rights(patient.relay_role, wanted)
-    return "relay", patient.relay_role, missing
+    return "relay", patient.relay_role, _missing(patient, patient.relay_role, wanted)
 
 
-def _writer_rights(patient: Patient) -> tuple[str, str | None, list[Right]]:
+def _writer_rights(patient: Patient) -> _Rights:
     if patient.writer_role is None:
         raise NotChecked("no role is given that writes messages", "give --writer-role ROLE")
     names, schema = patient.settings.names, patient.postgresql.schema()
     wanted = required_rights(names, schema, "writer")
-    try:
-        missing = patient.postgresql.missing_rights(patient.writer_role, wanted)
-    except NotLearned as error:
-        raise NotChecked(str(error)) from error
-    return "writer", patient.writer_role, missing
+    return "writer", patient.writer_role, _missing(patient, patient.writer_role, wanted)
+
+
+def _missing(patient: Patient, role: str | None, wanted: list[Right]) -> list[Right] | None:
+    """Return the rights that a role lacks; None: there is no such role."""
+    if role is not None and not patient.postgresql.has_role(role):
+        return None
+    return patient.postgresql.missing_rights(role, wanted)
 
 
 def journal(mode: str) -> Iterator[Verdict]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outbox.doctor.check import Verdict, check, failed, warning
+from outbox.doctor.check import NotChecked, Verdict, check, failed, warning
 from outbox.doctor.patient import Patient
 from outbox.doctor.words import age, size
+from outbox.errors import SchemaMissing
 from outbox.schema.check import Finding
-from outbox.schema.version import Component
 from outbox.store.base import Blocker
 from outbox.store.diagnosis import Scan, Sequence, Setting, Table
 
@@ -27,15 +27,19 @@ def drift(found: list[Finding]) -> Iterator[Verdict]:
         )
 
 
-def _drift(patient: Patient) -> list[Finding]:
-    return [found for part in _components(patient) for found in patient.database.drift(part)]
+def _outbox_drift(patient: Patient) -> list[Finding]:
+    try:
+        if patient.database.has("inbox_meta") and not patient.database.has("outbox_meta"):
+            raise NotChecked("there are the inbox's tables only")
+        return patient.database.drift("outbox")
+    except SchemaMissing as error:  # the file of SQLite
+        return [Finding("outbox", str(error))]
 
 
-def _components(patient: Patient) -> list[Component]:
-    """Return what is to be compared: a consumer's database may have no outbox, and vice versa."""
+def _inbox_drift(patient: Patient) -> list[Finding]:
     if not patient.database.has("inbox_meta"):
-        return ["outbox"]
-    return ["outbox", "inbox"] if patient.database.has("outbox_meta") else ["inbox"]
+        raise NotChecked("there is no inbox here")
+    return patient.database.drift("inbox")
 
 
 def sequence(answer: tuple[Sequence, str]) -> Iterator[Verdict]:
@@ -144,8 +148,13 @@ def held_messages(answer: tuple[list[Blocker], float]) -> Iterator[Verdict]:
                 f" {age(blocker.age_seconds)}; they are sent when it commits",
                 "let the application commit before it waits for anything else"
                 if blocker.kind == "open"
-                else f"commit prepared '{blocker.who}', or rollback prepared '{blocker.who}'",
+                else f"commit prepared {_literal(blocker.who)}, or rollback prepared"
+                f" {_literal(blocker.who)}",
             )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def log_size(tables: list[Table]) -> Iterator[Verdict]:
@@ -180,9 +189,18 @@ CHECKS = (
         "log",
         looks_at="the tables against what the migrations make, down to defaults and indexes",
         advice="`outbox-relay migrate`, or restore what is missing",
-        probe=_drift,
+        probe=_outbox_drift,
         judge=drift,
         well="the tables are as they should be",
+    ),
+    check(
+        "inbox-schema",
+        "log",
+        looks_at="the same for the inbox, where there is one",
+        advice="`outbox-relay migrate --only inbox`, or restore what is missing",
+        probe=_inbox_drift,
+        judge=drift,
+        well="the inbox's tables are as they should be",
     ),
     check(
         "sequence-cache",
@@ -229,7 +247,7 @@ CHECKS = (
         looks_at="autovacuum, on the server and on our tables, and dead rows",
         advice="switch it on",
         probe=lambda patient: (
-            patient.postgresql.tables(),
+            patient.tables(),
             patient.postgresql.settings("autovacuum", "track_counts"),
         ),
         judge=autovacuum,
@@ -241,7 +259,7 @@ CHECKS = (
         "log",
         looks_at="row-level security that hides messages from the relay",
         advice="`alter role … bypassrls`",
-        probe=lambda patient: patient.postgresql.tables(),
+        probe=lambda patient: patient.tables(),
         judge=row_security,
         well="no policy hides rows from this role",
         database="postgresql",
@@ -261,7 +279,7 @@ CHECKS = (
         "log",
         looks_at="the log's size, by the database's estimates",
         advice="remove what every relay name has delivered",
-        probe=lambda patient: patient.postgresql.tables(),
+        probe=lambda patient: patient.tables(),
         judge=log_size,
         well=_log_said,
         database="postgresql",

@@ -12,7 +12,8 @@ from outbox.errors import ConfigurationError
 if TYPE_CHECKING:
     from outbox.config.settings import Settings
     from outbox.publishers.diagnosis import BrokerDiagnosis, Cluster, TopicState
-    from outbox.store.diagnosis import Cursor, Diagnosis, Sequence, TopicUse
+    from outbox.store.base import RelayStatus
+    from outbox.store.diagnosis import Cursor, Diagnosis, Sequence, Table, TopicUse
     from outbox.store.postgresql.diagnosis import PostgreSQLDiagnosis
     from outbox.store.sqlite_diagnosis import SQLiteDiagnosis
 
@@ -60,10 +61,6 @@ class Patient:
         """Return what can be asked of SQLite only."""
         return cast("SQLiteDiagnosis", self.database)
 
-    def has_log(self) -> bool:
-        """Return whether the tables of the outbox are there."""
-        return self._once("log", lambda: self.database.has("outbox_message"))
-
     def sequence(self) -> Sequence:
         """Return where the numbers of messages come from."""
         return self._once("sequence", self.database.sequence)
@@ -71,6 +68,14 @@ class Patient:
     def cursors(self) -> list[Cursor]:
         """Return what the relay names remember."""
         return self._once("cursors", self.database.cursors)
+
+    def lanes(self) -> list[RelayStatus]:
+        """Return how far every relay name is."""
+        return self._once("lanes", self.database.lanes)
+
+    def tables(self) -> list[Table]:
+        """Return our tables."""
+        return self._once("tables", self.postgresql.tables)
 
     def topics_in_use(self) -> list[TopicUse]:
         """Return the topics of recent and waiting messages."""

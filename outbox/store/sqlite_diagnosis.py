@@ -78,7 +78,7 @@ class SQLiteDiagnosis(SQLiteStore):
     def _obstacle(self) -> str | None:
         """Return why the file cannot be written: WAL makes files beside it."""
         for path in (Path(self._path), Path(self._path).absolute().parent):
-            if not os.access(path, os.W_OK):
+            if path.exists() and not os.access(path, os.W_OK):
                 return f"this user may not write to {path}"
         return None
 

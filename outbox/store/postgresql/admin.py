@@ -207,8 +207,14 @@ class PostgreSQLAdmin:
                                - coalesce(p.prepared, a.xact_start))::float8
                   from pg_locks as l
                   left join pg_stat_activity as a on a.pid = l.pid
-                  left join pg_prepared_xacts as p
-                         on l.pid is null and l.virtualtransaction = '-1/' || p.transaction
+                  -- A prepared transaction keeps the virtual id of its session, and has one of its
+                  -- own after a restart of the server; the lock on its real id tells which it is.
+                  left join lateral (
+                    select p.gid, p.prepared
+                      from pg_locks as x
+                      join pg_prepared_xacts as p on p.transaction = x.transactionid
+                     where l.pid is null and x.pid is null and x.locktype = 'transactionid'
+                       and x.virtualtransaction = l.virtualtransaction) as p on true
                  where l.relation = %s::regclass and l.mode = 'RowExclusiveLock' and l.granted
                    and l.database = (select oid from pg_database where datname = current_database())
                 """,

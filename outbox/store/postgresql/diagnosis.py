@@ -181,30 +181,15 @@ class PostgreSQLDiagnosis(PostgreSQLAdmin):
         rows = self._rows("select coalesce(sync_state, 'unknown') from pg_stat_replication")
         return Replication(names, tuple(sorted(state for (state,) in rows)))
 
+    def has_role(self, role: str) -> bool:
+        """Return whether there is such a role."""
+        return bool(self._rows("select from pg_roles where rolname = %s", (role,)))
+
     def missing_rights(self, role: str | None, rights: list[Right]) -> list[Right]:
-        """Return the rights that a role lacks; None: the role of this session.
-
-        Raises NotLearned for a role that does not exist.
-        """
+        """Return the rights that a role lacks; None: the role of this session."""
         role = role or str(self._rows("select current_user")[0][0])
-        if not self._rows("select from pg_roles where rolname = %s", (role,)):
-            raise NotLearned(f"there is no role {role!r} on this server")
-        return [right for right in rights if not self._has(role, right)]
-
-    def _has(self, role: str, right: Right) -> bool:
-        column = "" if right.column is None else "%(column)s, "
-        kind = "column" if right.column else right.kind
-        ((granted,),) = self._rows(
-            f"select has_{kind}_privilege(%(role)s, %(name)s, {column}%(privilege)s)",
-            {
-                "role": role,
-                # A schema is the one thing whose name these functions do not parse.
-                "name": right.name.strip('"') if right.kind == "schema" else right.name,
-                "column": right.column,
-                "privilege": right.privilege,
-            },
-        )
-        return bool(granted)
+        with self._looking() as connection:
+            return [right for right in rights if not _has(connection, role, right)]
 
     # The tables
 
@@ -334,6 +319,23 @@ class PostgreSQLDiagnosis(PostgreSQLAdmin):
         """Return how the planner would read the log for the relay."""
         with self._looking() as connection:
             return scans(connection, self._names)
+
+
+def _has(connection: psycopg.Connection, role: str, right: Right) -> bool:
+    column = "" if right.column is None else "%(column)s, "
+    kind = "column" if right.column else right.kind
+    row = connection.execute(
+        f"select has_{kind}_privilege(%(role)s, %(name)s, {column}%(privilege)s)",
+        {
+            "role": role,
+            # A schema is the one thing whose name these functions do not parse.
+            "name": right.name.strip('"') if right.kind == "schema" else right.name,
+            "column": right.column,
+            "privilege": right.privilege,
+        },
+    ).fetchone()
+    (granted,) = cast("tuple[bool]", row)
+    return granted
 
 
 def _skew(connection: psycopg.Connection) -> Skew:
