@@ -10,7 +10,7 @@ import binascii
 import math
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
-from decimal import Context, Decimal, InvalidOperation
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +33,7 @@ class Conversion:
     ) -> None:
         self._ignore_unknown = ignore_unknown
         self._named: dict[str, Convert] = {}
+        self._records: set[str] = set()
         for other in (named or {}).values():
             self._converter(other, "")
         self._convert = self._converter(schema, "")
@@ -60,7 +61,7 @@ class Conversion:
         return self._converter(kind, namespace)
 
     def _reference(self, name: str, namespace: str) -> Convert:
-        full = name if "." in name or not namespace else f"{namespace}.{name}"
+        full = _full_name({"name": name}, namespace)
 
         def convert(value: Any, path: str) -> Any:
             # Looked up at the first value: a type may refer to itself.
@@ -101,6 +102,7 @@ class Conversion:
             return record
 
         self._named[full] = convert
+        self._records.add(full)
         return convert
 
     def _union(self, branches: list[Any], namespace: str) -> Convert:
@@ -118,7 +120,7 @@ class Conversion:
                         failures.append(failure)
                 else:
                     # Of two records the writer cannot tell which is meant, so it is told.
-                    return converted if tag is None else (tag, converted)
+                    return (tag, converted) if tag in self._records else converted
             raise _closest(failures, path, value)
 
         return convert
@@ -133,8 +135,10 @@ def _closest(failures: list[Misfit], path: str, value: Any) -> Misfit:
 
 
 def _tag(branch: Any, namespace: str) -> str | None:
-    is_record = isinstance(branch, dict) and branch["type"] in ("record", "error")
-    return _full_name(branch, namespace) if is_record else None
+    """Return the name of a branch, if it has one."""
+    if isinstance(branch, str):
+        return _full_name({"name": branch}, namespace)
+    return _full_name(branch, namespace) if isinstance(branch, dict) and "name" in branch else None
 
 
 def _full_name(schema: Any, namespace: str) -> str:
@@ -280,7 +284,8 @@ def _logical(schema: Any) -> Convert | None:
 
 
 def _decimal(precision: int, scale: int) -> Convert:
-    exact = Context(prec=max(precision, 28) + 4_000)
+    # What is too small for the context would become 0 without a word.
+    exact = Context(prec=max(precision, 28) + 4_000, Emin=MIN_EMIN, Emax=MAX_EMAX)
 
     def convert(value: Any, path: str) -> Decimal:
         number = _number(value, path)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 #: Payload and context to bytes.
 Encode = Callable[[bytes, Any], bytes]
 
-_JSON = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
+# Not what was encoded by JSON Schema: what stands before it makes it no JSON.
+_JSON = re.compile(r"application/(?!schema-instance\+)(?:[\w.-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 
 
 class Encoder(Protocol):
@@ -109,7 +110,7 @@ def is_json(content_type: str | None) -> bool:
 def parsed_json(payload: bytes, **options: Any) -> Any:
     """Return the value of a payload; raise Misfit for what is no JSON."""
     try:
-        return json.loads(payload, parse_constant=_refuse_constant, **options)
+        return json.loads(payload.decode(), parse_constant=_refuse_constant, **options)
     except (ValueError, RecursionError) as error:
         raise Misfit("payload", f"it is not JSON: {error}") from error
 

@@ -13,7 +13,7 @@ from outbox.errors import ConfigurationError
 from outbox.headers import WireHeaders
 
 if TYPE_CHECKING:
-    from confluent_kafka.schema_registry import RegisteredSchema
+    from confluent_kafka.schema_registry import RegisteredSchema, Schema
 
 #: The media types of what is encoded. None of them is JSON's, since what the registry's clients put
 #: before it makes it none.
@@ -82,23 +82,27 @@ class Registration:
 
     def unregistered(self) -> RegisteredSchema:
         """Return the rule's own schema with no id, to see whether it is one at all."""
-        from confluent_kafka.schema_registry import RegisteredSchema
-
-        return RegisteredSchema(0, None, self._own_schema(self.text or ""), self.subject, 0)
+        return self._registered(self._own_schema(self.text or ""), 0, None)
 
     def _as_registered(self, text: str) -> RegisteredSchema:
+        schema = self._own_schema(text)
+        if self.rule.register:
+            known = self.registry.register_schema_full_response(self.subject, schema)
+        else:
+            known = self.registry.lookup_schema(self.subject, schema)
+        # With the text as it is in the file: some registries leave it out of their answers.
+        return self._registered(schema, known.schema_id, known.guid)
+
+    def _registered(
+        self, schema: Schema, schema_id: int | None, guid: str | None
+    ) -> RegisteredSchema:
         from confluent_kafka.schema_registry import RegisteredSchema
 
-        schema = self._own_schema(text)
-        register = self.rule.register
-        ask = (
-            self.registry.register_schema_full_response if register else self.registry.lookup_schema
+        return RegisteredSchema(
+            subject=self.subject, version=None, schema_id=schema_id, guid=guid, schema=schema
         )
-        known = ask(self.subject, schema)
-        # With the text as it is in the file: some registries leave it out of their answers.
-        return RegisteredSchema(known.schema_id, known.guid, schema, self.subject, known.version)
 
-    def _own_schema(self, text: str) -> Any:
+    def _own_schema(self, text: str) -> Schema:
         from confluent_kafka.schema_registry import Schema
 
         return Schema(text, _SCHEMA_TYPES[self.rule.encode])

@@ -59,7 +59,7 @@ def _parsed(payload: bytes) -> Any:
     # No JSON begins with a zero.
     text = payload[_FRAME_BYTES:] if payload[:1] == b"\0" else payload
     try:
-        return json.loads(text)
+        return json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise PayloadNotReadable(f"the payload {shown(payload)} is not JSON: {error}") from error
 
