@@ -25,6 +25,7 @@ COMMANDS = {
     "status": "outbox.cli.status:status",
     "doctor": "outbox.cli.doctor:doctor",
     "relays": "outbox.cli.relays:relays",
+    "prune": "outbox.cli.prune:prune",
     "config": "outbox.cli.config:config",
     "demo": "outbox.cli.demo:demo",
 }

@@ -18,6 +18,7 @@ from outbox.database import DatabaseUrl, connect_sqlite
 from outbox.errors import DatabaseUnavailable, OutboxError
 from outbox.names import Names
 from outbox.schema import postgresql, sqlite
+from outbox.schema.retention import set_pace
 from outbox.schema.source import COMPONENTS, check_names, steps, tables
 from outbox.schema.version import SCHEMA_VERSION, Component, require_schema
 
@@ -141,10 +142,22 @@ def _expected(connection: psycopg.Connection, names: Names, component: Component
     with connection.transaction(force_rollback=True):
         for step in steps("postgresql", component):
             postgresql.run(connection, step.sql(temporary))
+        if component == "outbox":
+            _keep_pace(connection, names, temporary)
         (schema,) = postgresql.one(
             connection, "select nspname from pg_namespace where oid = pg_my_temp_schema()"
         )
         return describe(connection, schema, temporary, component)
+
+
+def _keep_pace(connection: psycopg.Connection, names: Names, temporary: Names) -> None:
+    """Expect the slots to take turns as the retention asks, which is a setting."""
+    found = postgresql.rows(
+        connection,
+        f"select (to_jsonb(meta) ->> 'retention_s')::int from {names['outbox_meta']} as meta",
+    )
+    if found and found[0][0]:
+        set_pace(connection, temporary, found[0][0])
 
 
 def describe(
