@@ -39,7 +39,7 @@ SHOP = Service(
     prepare=(("python", "manage.py", "migrate"), ("python", "manage.py", "let_me_in")),
     wsgi="shop.wsgi:application",
     consumer=("python", "manage.py", "consume_invoices"),
-    relay=("python", "manage.py", "outbox", "run"),
+    relay=("python", "manage.py", "outbox_relay"),
 )
 BILLING = Service(
     name="billing",

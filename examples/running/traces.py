@@ -111,7 +111,7 @@ def collect(traces: Traces) -> Iterator[str]:
 class _Handler(BaseHTTPRequestHandler):
     kept: Traces
 
-    def do_POST(self) -> None:  # noqa: N802 - the base class wants this name
+    def do_POST(self) -> None:
         """Take spans."""
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         if self.headers.get("content-encoding") == "gzip":
@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
             "application/x-protobuf",
         )
 
-    def do_GET(self) -> None:  # noqa: N802 - as above
+    def do_GET(self) -> None:
         """Tell of a trace."""
         trace = self.kept.as_jaeger(self.path.rpartition("/")[2])
         found = {"data": [] if trace is None else [trace]}

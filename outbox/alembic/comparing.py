@@ -82,8 +82,8 @@ def _report(connection: Connection, dialect: Dialect, place: Place) -> None:
         return
     for finding in findings:
         log.warning(
-            "The %s tables of outbox-relay are not what they should be, which no migration made "
-            "by autogenerate can mend: %s",
+            "The %s tables of outbox-relay are not what they should be, and autogenerate cannot "
+            "mend it; `outbox-relay migrate --check` says so too: %s",
             finding.component,
             finding.problem,
         )

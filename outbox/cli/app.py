@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "outbox.cli.run:run",
     "migrate": "outbox.cli.migrate:migrate",
     "status": "outbox.cli.status:status",
+    "healthcheck": "outbox.cli.healthcheck:healthcheck",
     "doctor": "outbox.cli.doctor:doctor",
     "relays": "outbox.cli.relays:relays",
     "prune": "outbox.cli.prune:prune",

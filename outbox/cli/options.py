@@ -30,6 +30,9 @@ _HELP = {
     "lease": "Seconds after which another process stands in for one that died.",
     "connect_timeout": "Seconds after which a server that is away is given up.",
     "drain_timeout": "Seconds to wait for acknowledgements when told to stop.",
+    "http_host": "The address for health and metrics to listen on.",
+    "http_port": "The port for health and metrics; 0 takes any free one. Default: none at all.",
+    "stall_timeout": "Seconds without a turn of its loop after which a relay is not alive.",
 }
 
 
@@ -73,8 +76,9 @@ def setting(name: str) -> Callable[[Command], Command]:
 
 
 def _metavar(name: str) -> str:
-    seconds = ("poll_interval", "lease", "connect_timeout", "drain_timeout")
-    return "SECONDS" if name in seconds else {"database_url": "URL"}.get(name, "TEXT")
+    if name in ("poll_interval", "lease", "connect_timeout", "drain_timeout", "stall_timeout"):
+        return "SECONDS"
+    return {"database_url": "URL", "http_port": "PORT"}.get(name, "TEXT")
 
 
 config_option = click.option(

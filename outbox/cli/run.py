@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,12 +15,14 @@ from outbox.cli.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from outbox.config.settings import Settings
+    from outbox.relay.observer import Observer
     from outbox.relay.relay import Relay
 
 EPILOG = """\b
 Examples:
   outbox-relay run --database-url postgresql://localhost/shop -X bootstrap.servers=localhost:9092
   outbox-relay run --drain
+  outbox-relay run --http-port 9464
   outbox-relay run --name audit --log-format json"""
 
 
@@ -27,6 +30,9 @@ Examples:
 @click.option("--drain", is_flag=True, help="Deliver what is committed now, then stop.")
 @log_options
 @kafka_option
+@setting("stall_timeout")
+@setting("http_port")
+@setting("http_host")
 @setting("drain_timeout")
 @setting("lease")
 @setting("poll_interval")
@@ -38,19 +44,29 @@ def run(*, drain: bool, log_format: str, log_level: str, **flags: object) -> Non
 
     Waits for servers that are away. SIGTERM and SIGINT let it see the acknowledgements of what is
     in flight, hand over and end; a second signal ends it at once.
+
+    With --http-port it answers /livez, /readyz, /healthz and /metrics. Where
+    OTEL_EXPORTER_OTLP_ENDPOINT is set it exports a span for each message of a sampled trace.
     """
+    from outbox.cli.watching import make_monitor, watched
     from outbox.relay.collector import spare_the_collector
+    from outbox.tracing_export import exported_spans
 
     settings = settings_from(flags)
     set_up_logging(log_format, log_level)
-    relay = _relay(settings)
+    monitor = make_monitor(settings)
+    relay = _relay(settings, monitor)
     spare_the_collector()
     stop = threading.Event()
-    with stopped_by_signals(stop):
+    with (
+        stopped_by_signals(stop),
+        exported_spans(os.environ),
+        watched(settings, monitor, stop),
+    ):
         relay.run(stop, drain=drain)
 
 
-def _relay(settings: Settings) -> Relay:
+def _relay(settings: Settings, observer: Observer) -> Relay:
     """Wire a relay; what is wrong with the settings shows before anything is connected."""
     from outbox.publishers.kafka import KafkaPublisher
     from outbox.relay.relay import Relay
@@ -72,4 +88,5 @@ def _relay(settings: Settings) -> Relay:
             drain_timeout_s=settings.drain_timeout,
             connect_timeout_s=settings.connect_timeout,
         ),
+        observer=observer,
     )

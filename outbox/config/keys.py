@@ -28,6 +28,14 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def _port(value: object) -> int:
+    digits = isinstance(value, str) and value.isdecimal() and len(value) <= 5
+    port = int(cast("str", value)) if digits else value
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
+        raise ConfigurationError(f"{value!r} is not a port: use 0 to 65535")
+    return port
+
+
 def _lease(value: object) -> float:
     seconds = _seconds(value)
     if seconds < 1:
@@ -81,5 +89,8 @@ KEYS = (
     Key("lease", "OUTBOX_LEASE", _lease, 10.0),
     Key("connect_timeout", "OUTBOX_CONNECT_TIMEOUT", _seconds, 30.0),
     Key("drain_timeout", "OUTBOX_DRAIN_TIMEOUT", _seconds, 10.0),
+    Key("http_host", "OUTBOX_HTTP_HOST", text, "127.0.0.1"),
+    Key("http_port", "OUTBOX_HTTP_PORT", _port),
+    Key("stall_timeout", "OUTBOX_STALL_TIMEOUT", _seconds, 60.0),
 )
 BY_NAME = {key.name: key for key in KEYS}

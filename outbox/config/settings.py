@@ -50,6 +50,9 @@ class Settings:
     lease: float
     connect_timeout: float
     drain_timeout: float
+    http_host: str
+    http_port: int | None
+    stall_timeout: float
     kafka: Mapping[str, object]
     found: Mapping[str, Found]
     directory: Path
@@ -139,6 +142,9 @@ def load(
         lease=values["lease"],
         connect_timeout=values["connect_timeout"],
         drain_timeout=values["drain_timeout"],
+        http_host=values["http_host"],
+        http_port=values["http_port"],
+        stall_timeout=values["stall_timeout"],
         kafka={name: given.value for name, given in kafka.items()},
         found=found,
         directory=directory,

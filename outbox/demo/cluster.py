@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from outbox.errors import BrokerUnavailable, MissingExtra
-from outbox.inbox.received import ReceivedMessage, from_kafka
+from outbox.errors import MissingExtra
+from outbox.inbox.reading import read_topic
+from outbox.inbox.received import ReceivedMessage
 
 BROKERS = 3
 
@@ -24,15 +23,7 @@ class Cluster:
 
     def read(self, topic: str) -> list[ReceivedMessage]:
         """Return all messages of a topic, each partition in its order, without joining a group."""
-        from confluent_kafka import Consumer
-
-        consumer = Consumer(
-            {"bootstrap.servers": self.bootstrap_servers, "group.id": "reader", "log_level": 0}
-        )
-        try:
-            return _read_to_end(consumer, topic)
-        finally:
-            consumer.close()
+        return read_topic(self.bootstrap_servers, topic, timeout_s=_PATIENCE_S)
 
 
 def show(message: ReceivedMessage) -> Iterator[str]:
@@ -62,32 +53,3 @@ def run_cluster(topic: str) -> Iterator[Cluster]:
         yield Cluster(",".join(addresses))
     finally:
         del owner
-
-
-def _read_to_end(consumer: Any, topic: str) -> list[ReceivedMessage]:
-    from confluent_kafka import OFFSET_BEGINNING, TopicPartition
-
-    ends = _ends(consumer, topic)
-    consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in ends])
-    found: list[ReceivedMessage] = []
-    deadline = time.monotonic() + _PATIENCE_S
-    while len(found) < sum(ends.values()):
-        if time.monotonic() > deadline:
-            raise BrokerUnavailable(f"topic {topic!r} could not be read within {_PATIENCE_S:g} s")
-        message = consumer.poll(0.1)
-        if message is not None and message.error() is None:
-            found.append(from_kafka(message))
-    return sorted(found, key=lambda message: (message.partition, message.offset))
-
-
-def _ends(consumer: Any, topic: str) -> dict[int, int]:
-    """Return how many messages each partition holds; the demo's are never trimmed."""
-    from confluent_kafka import TopicPartition
-
-    partitions = consumer.list_topics(topic, timeout=_PATIENCE_S).topics[topic].partitions
-    return {
-        number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_PATIENCE_S)[
-            1
-        ]
-        for number in partitions
-    }

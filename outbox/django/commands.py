@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -77,10 +76,8 @@ class PassingCommand(BaseCommand):
 
 
 class _PassingParser(CommandParser):
-    def parse_args(
-        self, args: Any = None, namespace: argparse.Namespace | None = None
-    ) -> argparse.Namespace:  # type: ignore[override]  # argparse has overloads for what nobody passes here
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return Django's options, with everything else in `args`."""
-        options = argparse.Namespace() if namespace is None else namespace
-        _, options.args = self.parse_known_args(args, options)
+        options, rest = self.parse_known_args(args, namespace)
+        options.args = rest
         return options

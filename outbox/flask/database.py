@@ -15,6 +15,7 @@ from outbox.transactions.opening import kind_of
 
 if TYPE_CHECKING:
     from flask import Flask
+    from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
 
@@ -24,12 +25,17 @@ def database_url(app: Flask, bind_arguments: Mapping[str, object] | None) -> str
     Needs an app context. Raises ConfigurationError where there are several and none is chosen,
     by the very rule that `add` follows.
     """
-    db = _extension(app)
-    if db is None:
+    if _extension(app) is None:
         return None
-    session = _asynchronous_session(db) if _has_only_async_engines(db) else session_of(app)
-    chosen = bind_arguments_for(session, bind_arguments)
-    return _url(session, chosen or {})
+    return engine_of(app, bind_arguments).url.render_as_string(hide_password=False)
+
+
+def engine_of(app: Flask, bind_arguments: Mapping[str, object] | None) -> Engine:
+    """Return the engine of that database; ConfigurationError also without an extension."""
+    db = _extension(app)
+    asynchronous = _has_only_async_engines(db)
+    session = _asynchronous_session(db) if asynchronous else session_of(app)
+    return _engine(session, bind_arguments_for(session, bind_arguments) or {})
 
 
 def session_of(app: Flask) -> Session:
@@ -64,14 +70,13 @@ def _asynchronous_session(db: Any) -> Session:
     return session
 
 
-def _url(session: Session, bind_arguments: dict[str, Any]) -> str:
+def _engine(session: Session, bind_arguments: dict[str, Any]) -> Engine:
     from sqlalchemy.exc import UnboundExecutionError
 
     try:
-        bind = session.get_bind(**bind_arguments)
+        return session.get_bind(**bind_arguments).engine
     except UnboundExecutionError as error:
         raise ConfigurationError(
             "the app has no default database; set OUTBOX_DATABASE_URL, or say which one it is: "
             "FlaskOutbox(bind_arguments={'mapper': Order}) with a model of that database"
         ) from error
-    return bind.engine.url.render_as_string(hide_password=False)

@@ -72,6 +72,18 @@ class FlaskOutbox:
         )
         return AppState(self, events, settings, self._bind_arguments)
 
+    def migrate(self) -> None:
+        """Create or upgrade the tables in the current app's database, as `db.create_all()` does.
+
+        The same as `flask outbox migrate`, but on the app's own engine: so it serves tests, also
+        with SQLite in memory. Raises ConfigurationError without Flask-SQLAlchemy or
+        Flask-SQLAlchemy-Lite, and with asynchronous engines alone.
+        """
+        from outbox.flask.tables import migrate_app
+
+        state = current_state(self)
+        migrate_app(state.settings.tables, state.bind_arguments)
+
     def inbox(self, consumer: str, /) -> Inbox:
         """Return an Inbox with the current app's tables and database."""
         from outbox.inbox.inbox import Inbox

@@ -83,9 +83,5 @@ class _Collector:
         bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
         buckets = list(zip(bounds, accumulate(seen.counts), strict=True))
         family = HistogramMetricFamily(metric.prometheus_name, metric.meaning, labels=("relay",))
-        family.add_metric(
-            (self._figures.relay,),
-            list(zip(bounds, accumulate(seen.counts), strict=True)),
-            seen.sum,
-        )
+        family.add_metric((self._figures.relay,), buckets, seen.sum)
         return family

@@ -22,6 +22,16 @@ class PublishedMessage:
     payload: bytes | None
     headers: tuple[tuple[str, str | bytes | None], ...]
 
+    @property
+    def id(self) -> str:
+        """The message's id."""
+        return self.header("id") or ""
+
+    def header(self, name: str) -> str | None:
+        """Return the text of the first header of this name, None where there is none."""
+        value = next((value for found, value in self.headers if found == name), None)
+        return value.decode() if isinstance(value, bytes) else value
+
 
 class MemoryPublisher:
     """Implements Publisher. `published` may be shared by the publishers of several terms.

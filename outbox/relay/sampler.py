@@ -21,6 +21,9 @@ _TICK_S = 0.5
 #: How long the end of the relay waits for a query that is under way, in seconds.
 _PATIENCE_S = 1.0
 
+#: A lane for each customer would fill the log with warnings.
+_MOST_WARNINGS = 20
+
 
 class SampleTaker(Protocol):
     """Who wants samples."""
@@ -131,7 +134,3 @@ class Sampler:
                 self._lane,
                 extra={"event": "relay.undeclared_lane"},
             )
-
-
-#: A lane for each customer would fill the log with warnings.
-_MOST_WARNINGS = 20

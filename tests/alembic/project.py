@@ -79,9 +79,9 @@ class Project:
         script = command.revision(self.config)
         path = Path(script.path)  # type: ignore[union-attr] # one, not several
         body = path.read_text().replace("import sqlalchemy as sa", "import outbox.alembic")
-        up, down = (text.replace("\n", "\n    ") for text in (upgrade, downgrade))
-        body = body.replace('schema."""\n    pass', f'schema."""\n    {up}', 1)
-        body = body.replace('schema."""\n    pass', f'schema."""\n    {down}', 1)
+        for placeholder, lines in (("Upgrade", upgrade), ("Downgrade", downgrade)):
+            before = f'"""{placeholder} schema."""\n    '
+            body = body.replace(before + "pass", before + lines.replace("\n", "\n    "))
         path.write_text(body)
 
     def upgrade(self, to: str = "head") -> None:

@@ -13,6 +13,7 @@ from tests.alembic.project import Project, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 LINE = "add_tables(metadata)"
 
@@ -153,9 +154,7 @@ def test_tables_of_somebody_else_are_refused(project: Project) -> None:
 
 
 def test_two_databases(
-    new_project: Callable[..., Project],
-    postgresql_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    new_project: Callable[..., Project], postgresql_url: str, tmp_path: Path
 ) -> None:
     """Each database of Alembic's multidb template gets what its own MetaData says."""
     elsewhere = f"sqlite:///{tmp_path}/billing.db"

@@ -14,13 +14,17 @@ from tests.integration.writing import Database
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    """Give a database with the tables."""
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """Give a database without the tables."""
     if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_url")
-    else:
-        url = f"sqlite:///{tmp_path}/shop.db"
-    return with_tables(url)
+        return Database(request.getfixturevalue("postgresql_url"))
+    return Database(f"sqlite:///{tmp_path}/shop.db")
+
+
+@pytest.fixture
+def database(empty_database: Database) -> Database:
+    """Give a database with the tables."""
+    return with_tables(empty_database.url)
 
 
 @pytest.fixture

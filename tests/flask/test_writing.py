@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy_lite import SQLAlchemy as LiteSQLAlchemy
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import NullPool
@@ -20,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from outbox import ConfigurationError, Message, MessageTooLarge, Outbox, UnknownLane
 from outbox.database import DatabaseUrl
 from outbox.flask import FlaskOutbox
-from outbox.migrations import migrate
+from outbox.migrations import check, migrate
 from outbox.names import Names
 from tests.flask.conftest import sqlalchemy_url
 from tests.flask.shop import create_app, events
@@ -155,6 +157,45 @@ def test_of_several_databases_one_is_chosen_by_a_model(tmp_path: Path) -> None:
         extension.add(db.session, "orders", {})
         db.session.commit()
     assert Database(f"sqlite:///{tmp_path}/main.db").topics() == ["orders"]
+
+
+@pytest.mark.parametrize("known", ["flask-sqlalchemy", "flask-sqlalchemy-lite"])
+def test_an_app_makes_its_own_tables(known: str, empty_database: Database) -> None:
+    app = create_app(known, sqlalchemy_url(empty_database), OUTBOX_TABLE_PREFIX="own_")
+    with app.app_context():
+        events.migrate()
+        events.migrate()
+        events.add(app.extensions["db"].session, "orders", {})
+        app.extensions["db"].session.commit()
+    assert [row["topic"] for row in empty_database.rows("own_outbox_message")] == ["orders"]
+    names = Names(prefix="own_")
+    assert check(DatabaseUrl.parse(empty_database.url), names) == []
+
+
+def test_a_database_in_memory_will_do_for_tests() -> None:
+    app = Flask("memory")
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///:memory:"
+    db, extension = SQLAlchemy(app), FlaskOutbox(app)
+    with app.app_context():
+        extension.migrate()
+        extension.add(db.session, "orders", {})
+        db.session.rollback()
+        message = extension.add(db.session, "orders", {})
+        db.session.commit()
+        ids = db.session.execute(text("select id from outbox_message")).scalars().all()
+        db.session.remove()
+        db.engine.dispose()
+    assert ids == [str(message.id)]
+
+
+def test_without_an_engine_of_its_own_an_app_is_told_what_to_do(tmp_path: Path) -> None:
+    plain, lite = Flask("plain"), Flask("lite", instance_path=str(tmp_path))
+    lite.config["SQLALCHEMY_ASYNC_ENGINES"] = {"default": "sqlite+aiosqlite:///shop.db"}
+    LiteSQLAlchemy(lite)
+    for app, words in ((plain, "neither Flask-SQLAlchemy nor"), (lite, "flask outbox migrate")):
+        extension = FlaskOutbox(app)
+        with app.app_context(), pytest.raises(ConfigurationError, match=words):
+            extension.migrate()
 
 
 def test_sqlalchemy_is_loaded_only_where_it_is_used(tmp_path: Path) -> None:

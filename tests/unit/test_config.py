@@ -86,6 +86,9 @@ def test_every_setting_can_be_given_in_the_file_and_by_its_variable(tmp_path: Pa
         "lease": "20",
         "connect_timeout": "3",
         "drain_timeout": "4",
+        "http_host": "0.0.0.0",
+        "http_port": "9464",
+        "stall_timeout": "90",
     }
     assert set(values) == {key.name for key in KEYS}
     by_variable = load({}, {key.variable: values[key.name] for key in KEYS}, tmp_path)
@@ -209,6 +212,9 @@ def test_no_text_of_the_settings_shows_the_database_password(tmp_path: Path) -> 
         ("lease = 0.5", "lease (file outbox.toml): 0.5 is too short"),
         ("poll_interval = true", "not a number of seconds"),
         ('drain_timeout = "soon"', "'soon' is not a number of seconds"),
+        ('http_port = "tcp://10.0.0.7:80"', "http_port (file outbox.toml): 'tcp://10.0.0.7:80' is"),
+        ("http_port = 65536", "65536 is not a port: use 0 to 65535"),
+        ("http_port = true", "True is not a port"),
         ("connect_timeout = 0", "greater than 0"),
         ('name = "a b"', "name (file outbox.toml): relay 'a b' is not a valid name"),
         ('schema = "Not Valid"', "schema 'Not Valid'"),

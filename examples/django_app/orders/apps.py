@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
-
 from shop.tracing import set_up_tracing
 
 

@@ -50,11 +50,14 @@ def journey_of(order: Order) -> Journey:
     return tell(order, entry, billed)
 
 
-def tell(
-    order: Order, entry: log.LogEntry | None, billed: billing.Billed | str | None
-) -> Journey:
+def tell(order: Order, entry: log.LogEntry | None, billed: billing.Billed | str | None) -> Journey:
     """Put together what is known; `billed` is text where billing could not be asked. Pure."""
-    steps = (_written(order, entry), _published(entry, billed), _billed(billed), _answered(order))
+    steps = (
+        _written(order, entry),
+        _published(entry, billed),
+        _billed(order, billed),
+        _answered(order),
+    )
     return Journey(steps, entry)
 
 
@@ -87,15 +90,18 @@ def _published(entry: log.LogEntry | None, billed: billing.Billed | str | None) 
     return Step("published", title, WAITING, sentence, topic)
 
 
-def _billed(billed: billing.Billed | str | None) -> Step:
+def _billed(order: Order, billed: billing.Billed | str | None) -> Step:
     title = "Billed once"
     if billed is None:
         return Step("billed", title, WAITING, "Billing has not seen it yet.")
     if isinstance(billed, str):
         return Step("billed", title, UNKNOWN, f"Billing cannot be asked right now: {billed}")
-    facts = (("delivered", _times(billed.deliveries)), ("taken into account", "once"))
+    facts: tuple[tuple[str, object], ...] = (("delivered", _times(billed.deliveries)),)
     if billed.invoice_id:
         facts += (("invoice", billed.invoice_id),)
+    if order.answers > 1:
+        # Every invoice is answered with a message of its own, so this would give it away.
+        return Step("billed", title, FAILED, f"Billed {_times(order.answers)}!", facts)
     sentence = {
         "issued": "One invoice, in one transaction with the inbox.",
         "refused": "Turned down once, in one transaction with the inbox.",

@@ -11,6 +11,24 @@ from django.utils import timezone
 from orders.catalogue import CURRENCY
 
 
+class Rush(models.Model):
+    """Many orders at once, in the middle of which the relay was killed."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    started_at = models.DateTimeField(default=timezone.now)
+    #: The process that was killed, and at which order; null while that has not happened.
+    killed_pid = models.PositiveIntegerField(null=True)
+    killed_at_order = models.PositiveIntegerField(null=True)
+    #: Whether Kafka had a message at that moment that the relay had not noted as delivered.
+    killed_midway = models.BooleanField(default=False)
+
+    class Meta:
+        verbose_name_plural = "rushes"
+
+    def __str__(self) -> str:
+        return f"rush of {self.started_at:%H:%M:%S}"
+
+
 class Order(models.Model):
     """An order, from the moment it is placed until billing has answered."""
 
@@ -30,7 +48,10 @@ class Order(models.Model):
     message_id = models.UUIDField(null=True, editable=False)
     invoice_id = models.CharField(max_length=64, blank=True)
     reason = models.CharField(max_length=200, blank=True)
+    #: How many answers came from billing. One order, one answer, however often a message is sent.
+    answers = models.PositiveIntegerField(default=0)
     answered_at = models.DateTimeField(null=True)
+    rush = models.ForeignKey(Rush, null=True, related_name="orders", on_delete=models.SET_NULL)
 
     class Meta:
         ordering = ("-placed_at",)
@@ -63,7 +84,7 @@ class OrderLine(models.Model):
         ordering = ("id",)
 
     def __str__(self) -> str:
-        return f"{self.quantity} × {self.title}"
+        return f"{self.quantity} of {self.title}"
 
     @property
     def total(self) -> Decimal:

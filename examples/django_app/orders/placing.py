@@ -9,18 +9,18 @@ from decimal import Decimal
 from django.db import transaction
 
 from orders.catalogue import Article
-from orders.models import Order, OrderLine
+from orders.models import Order, OrderLine, Rush
 from outbox.django import add
 from outbox.django.models import OutboxMessage
 
 Basket = list[tuple[Article, int]]
 
 
-def place_order(customer: str, basket: Basket) -> Order:
+def place_order(customer: str, basket: Basket, rush: Rush | None = None) -> Order:
     """Save an order and the message that tells of it: both, or neither."""
     with transaction.atomic():
         amount = sum((article.price * quantity for article, quantity in basket), Decimal(0))
-        order = Order.objects.create(customer=customer, amount=amount)
+        order = Order.objects.create(customer=customer, amount=amount, rush=rush)
         order.lines.bulk_create(_lines(order, basket))
         message = add("orders", order.as_message(), key=order.customer, type="order.placed")
         order.message_id = message.id
@@ -75,9 +75,14 @@ def fail_to_place_order(customer: str, basket: Basket) -> Attempt:
         with transaction.atomic():
             order = place_order(customer, basket)
             within = count()
-            raise CardDeclined
+            charge_card()
     except CardDeclined:
         return Attempt(str(order.id), str(order.message_id), before, within, count())
+
+
+def charge_card() -> None:
+    """Find out that the customer cannot pay."""
+    raise CardDeclined
 
 
 def count() -> Counts:

@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
@@ -40,6 +41,9 @@ def spans_of(trace_id: str) -> list[Bar] | None:
     try:
         with urllib.request.urlopen(url, timeout=_PATIENCE_S) as answer:  # noqa: S310 - our setting
             found = json.load(answer)["data"]
+    except urllib.error.HTTPError as error:
+        error.close()
+        return [] if error.code == HTTPStatus.NOT_FOUND else None
     except (OSError, ValueError, KeyError):
         return None
     return waterfall(found[0]) if found else []

@@ -13,5 +13,9 @@ urlpatterns = [
     path("orders/<uuid:order_id>/cancel/", views.cancel, name="cancel"),
     path("api/orders/<uuid:order_id>", views.order_as_json, name="order-as-json"),
     path("failed/", views.failed, name="failed"),
+    path("rush/", views.start_rush, name="start-rush"),
+    path("rush/<uuid:rush_id>/", views.rush, name="rush"),
+    path("rush/<uuid:rush_id>/verdict/", views.rush_table, name="rush-table"),
+    path("api/rush/<uuid:rush_id>", views.rush_as_json, name="rush-as-json"),
     path("healthz", views.healthz, name="healthz"),
 ]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import asdict
+from pathlib import Path
 
 from django.conf import settings
 from django.contrib import messages
 from django.db import connection
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from orders.forms import OrderForm
 from orders.journey import journey_of
-from orders.models import Order
+from orders.models import Order, Rush
 from orders.placing import cancel_order, fail_to_place_order, place_order
+from orders.rush import look_back, rush_and_kill
 from orders.traces import spans_of
 from outbox.django.models import OutboxMessage
 
@@ -27,11 +29,16 @@ RECENT = 12
 @require_http_methods(["GET", "HEAD", "POST"])
 def shop(request: HttpRequest) -> HttpResponse:
     """Show the form and the latest orders; take an order."""
-    form = OrderForm(request.POST or None)
+    form = OrderForm(request.POST or None, label_suffix="")
     if request.method == "POST" and form.is_valid():
         return _take(request, form)
-    page = {"form": form, "orders": Order.objects.all()[:RECENT], "total": Order.objects.count()}
-    return render(request, "orders/shop.html", page, status=422 if form.errors else 200)
+    page = {
+        "form": form,
+        "orders": Order.objects.all()[:RECENT],
+        "total": Order.objects.count(),
+        "relay_can_be_killed": bool(settings.RELAY_PID_FILE),
+    }
+    return render(request, "orders/shop.html", page)
 
 
 def _take(request: HttpRequest, form: OrderForm) -> HttpResponse:
@@ -105,6 +112,38 @@ def failed(request: HttpRequest) -> HttpResponse:
         "messages": OutboxMessage.objects.filter(message_id=attempt["message_id"]).count(),
     }
     return render(request, "orders/failed.html", {"attempt": attempt, "left": left})
+
+
+@require_POST
+def start_rush(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - Django's signature
+    """Place many orders, and kill the relay in the middle."""
+    if not settings.RELAY_PID_FILE:
+        raise Http404("nobody has said which process the relay is")
+    return redirect("rush", rush_and_kill(Path(settings.RELAY_PID_FILE)).id)
+
+
+@never_cache
+@require_GET
+def rush(request: HttpRequest, rush_id: uuid.UUID) -> HttpResponse:
+    """Show what came of a rush."""
+    found = get_object_or_404(Rush, pk=rush_id)
+    return render(request, "orders/rush.html", {"rush": found, "verdict": look_back(found)})
+
+
+@never_cache
+@require_GET
+def rush_as_json(request: HttpRequest, rush_id: uuid.UUID) -> JsonResponse:  # noqa: ARG001 - Django's signature
+    """Return what came of a rush, for programs."""
+    verdict = look_back(get_object_or_404(Rush, pk=rush_id))
+    return JsonResponse(asdict(verdict) | {"is_over": verdict.is_over})
+
+
+@never_cache
+@require_GET
+def rush_table(request: HttpRequest, rush_id: uuid.UUID) -> HttpResponse:
+    """Return the part of the rush's page that changes."""
+    found = get_object_or_404(Rush, pk=rush_id)
+    return render(request, "orders/verdict.html", {"rush": found, "verdict": look_back(found)})
 
 
 @require_GET

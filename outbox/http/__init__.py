@@ -1,0 +1,1 @@
+"""The relay's own HTTP endpoints: whether it lives, how it is, and its metrics."""
