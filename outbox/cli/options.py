@@ -44,7 +44,7 @@ class SettingOption(click.Option):
         return None
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[int]):
     """A length of time such as 90, 90s, 30m, 12h or 7d, as whole seconds."""
 
     name = "time"

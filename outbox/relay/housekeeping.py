@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("outbox.relay")
 
+#: What comes in small steps goes on after so many seconds.
+_NEXT_STEP_S = 0.1
+
 
 class Housekeeping:
     """Prunes the log every so many seconds, while its relay holds a lane."""
@@ -23,6 +26,7 @@ class Housekeeping:
         self._every_s = every_s
         self._due_at = clock() + every_s
         self._complaint = ""
+        self._removing = False
 
     def turn(self) -> None:
         """Prune if it is time to. Raises DatabaseUnavailable only: nothing else may stop a relay
@@ -38,8 +42,15 @@ class Housekeeping:
             self._complain(str(error))
             return
         self._complaint = ""
-        for part in slices:
-            _tell(part)
+        self._note([part for part in slices if part.kept is None])
+
+    def _note(self, removed: list[Slice]) -> None:
+        if removed:
+            self._due_at = self._clock() + min(_NEXT_STEP_S, self._every_s)
+        if not self._removing:  # told at the first of many steps
+            for part in removed:
+                _tell(part)
+        self._removing = bool(removed)
 
     def _complain(self, text: str) -> None:
         if text != self._complaint:
@@ -50,10 +61,9 @@ class Housekeeping:
 
 
 def _tell(part: Slice) -> None:
-    if part.kept is None:
-        logger.info(
-            "removed %s, %d bytes of messages older than the retention",
-            part.name,
-            part.bytes,
-            extra={"event": "relay.pruned"},
-        )
+    logger.info(
+        "removed %s, %d bytes of messages older than the retention",
+        part.name,
+        part.bytes,
+        extra={"event": "relay.pruned"},
+    )

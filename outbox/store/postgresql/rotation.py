@@ -109,17 +109,23 @@ class Rotation:
     def _waiting(self, connection: psycopg.Connection, partition: str) -> list[str]:
         """Return the relay names that have not delivered everything in a slot.
 
-        Delivered is what is visible in a cursor's `last`: a row is not if its transaction had not
-        begun at that time, or was one of those that ran. Both are looked up by the index on xid.
+        Not delivered is what is not visible in the plan's target, and what is above the cursor and
+        not visible in `last`. A row is not visible in a snapshot if its transaction had not begun
+        at that time, or was one of those that ran; both are looked up by the index on (xid, seq).
         """
+        begun = f"exists (select from {partition} as m where m.xid >= pg_snapshot_xmax({{}}){{}})"
+        ran = f"""exists (select from pg_snapshot_xip({{}}) as running (id)
+                            join lateral (select from {partition} as m
+                                           where m.xid = running.id{{}} limit 1) as m on true)"""
+        above = " and m.seq > c.after_seq"
+        kinds = [
+            kind.format(snapshot, bound)
+            for snapshot, bound in (("p.target", ""), ("p.last", above))
+            for kind in (begun, ran)
+        ]
         rows = connection.execute(
-            f"""select c.relay, c.xmin::text = (c.written_by::text::numeric %% 4294967296)::text,
-                       p.last is null
-                       or exists (select from {partition} as m
-                                   where m.xid >= pg_snapshot_xmax(p.last))
-                       or exists (select from pg_snapshot_xip(p.last) as running (id)
-                                    join lateral (select from {partition} as m
-                                                   where m.xid = running.id limit 1) as m on true)
+            f"""select c.relay, c.xmin::text = (c.written_by::text::numeric % 4294967296)::text,
+                       p.last is null or {" or ".join(kinds)}
                   from {self._names["outbox_cursor"]} as c
                   left join {self._names["outbox_plan"]} as p using (relay, lane, plan_no)
                  order by c.relay"""
