@@ -25,11 +25,11 @@ from outbox.errors import (
     SchemaTooOld,
     UnknownLane,
 )
-from outbox.topic.topic import Topic
 from outbox.version import __version__
 
 if TYPE_CHECKING:
     from outbox.message import Message
+    from outbox.topic.topic import Topic
     from outbox.writer.outbox import Outbox
 
 __all__ = [
@@ -59,7 +59,11 @@ __all__ = [
 
 #: Where the names are that are loaded when they are first asked for. pytest imports this package
 #: for its plugin at every start, also where no test needs it.
-_LAZY = {"Message": "outbox.message", "Outbox": "outbox.writer.outbox"}
+_LAZY = {
+    "Message": "outbox.message",
+    "Outbox": "outbox.writer.outbox",
+    "Topic": "outbox.topic.topic",
+}
 
 if not TYPE_CHECKING:  # to a type checker it would make every misspelt name an attribute
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
@@ -27,6 +28,9 @@ RESERVED = {
     "tracestate": "it is taken from the current trace context",
 }
 RESERVED_PREFIX = "outbox-"
+
+#: A stored header whose value is no text is an object with this one member.
+_BINARY = "base64"
 
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -118,11 +122,20 @@ def wire_headers(
     if position is not None:
         wire.append(("outbox-position", position.encode()))
     if user_headers_json is not None:
-        wire += _user_headers(user_headers_json)
+        wire += user_headers(user_headers_json)
     return wire
 
 
-def _user_headers(stored: str) -> WireHeaders:
+def stored_headers(wire: WireHeaders) -> str:
+    """Return headers as they are stored, to be turned back by `user_headers`.
+
+    A value that is no text is kept as {"base64": …}.
+    """
+    return _compact([(name, _stored_value(value)) for name, value in wire])
+
+
+def user_headers(stored: str) -> WireHeaders:
+    """Return stored headers as they go on the wire, without those that are ours to set."""
     try:
         headers = json.loads(stored)
         pairs = headers.items() if isinstance(headers, dict) else headers
@@ -139,4 +152,13 @@ def _user_headers(stored: str) -> WireHeaders:
 def _wire_value(value: object) -> bytes | None:
     if isinstance(value, str):
         return value.encode()
+    if isinstance(value, dict) and value.keys() == {_BINARY}:
+        return base64.b64decode(value[_BINARY], validate=True)
     return None if value is None else _compact(value).encode()
+
+
+def _stored_value(value: bytes | None) -> object:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return {_BINARY: base64.b64encode(value or b"").decode()}

@@ -45,7 +45,7 @@ BILLING = Service(
     name="billing",
     directory=EXAMPLES / "flask_app",
     prepare=(("flask", "--app", "billing", "init-db"),),
-    wsgi="billing:create_app",
+    wsgi="billing.wsgi:app",
     consumer=("flask", "--app", "billing", "consume"),
     relay=("flask", "--app", "billing", "outbox", "run"),
 )

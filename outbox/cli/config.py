@@ -21,6 +21,8 @@ def config() -> None:
 @config.command(epilog=EPILOG)
 @json_option
 @kafka_option
+@setting("cloudevents_source")
+@setting("cloudevents")
 @setting("drain_timeout")
 @setting("lease")
 @setting("poll_interval")

@@ -29,6 +29,8 @@ _HELP = {
     "poll_interval": "Seconds between looks at an idle log, at the most.",
     "lease": "Seconds after which another process stands in for one that died.",
     "connect_timeout": "Seconds after which a server that is away is given up.",
+    "cloudevents": "Make messages CloudEvents: binary or structured.",
+    "cloudevents_source": "Whose events they are: a URI reference such as /shop/orders.",
     "drain_timeout": "Seconds to wait for acknowledgements when told to stop.",
     "http_host": "The address for health and metrics to listen on.",
     "http_port": "The port for health and metrics; 0 takes any free one. Default: none at all.",

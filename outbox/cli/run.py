@@ -14,7 +14,10 @@ from outbox.cli.options import database_options, kafka_option, log_options, sett
 from outbox.cli.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from outbox.config.settings import Settings
+    from outbox.publishers.base import Publisher
     from outbox.relay.observer import Observer
     from outbox.relay.relay import Relay
 
@@ -30,6 +33,8 @@ Examples:
 @click.option("--drain", is_flag=True, help="Deliver what is committed now, then stop.")
 @log_options
 @kafka_option
+@setting("cloudevents_source")
+@setting("cloudevents")
 @setting("stall_timeout")
 @setting("http_port")
 @setting("http_host")
@@ -66,9 +71,27 @@ def run(*, drain: bool, log_format: str, log_level: str, **flags: object) -> Non
         relay.run(stop, drain=drain)
 
 
+def _publishers(settings: Settings) -> Callable[[], Publisher]:
+    """Return what makes a publisher for every term; one in front only where there is need."""
+    from outbox.publishers.kafka import KafkaPublisher
+
+    make_kafka = partial(KafkaPublisher, settings.kafka_properties())
+    if not settings.topics and settings.cloudevents == "off":
+        return make_kafka
+    from outbox.encoding.encodings import Encodings
+    from outbox.encoding.publisher import EncodingPublisher
+
+    encodings = Encodings(
+        settings.topics,
+        settings.registry,
+        cloudevents=settings.cloudevents,
+        source=settings.cloudevents_source,
+    )
+    return lambda: EncodingPublisher(make_kafka(), encodings)
+
+
 def _relay(settings: Settings, observer: Observer) -> Relay:
     """Wire a relay; what is wrong with the settings shows before anything is connected."""
-    from outbox.publishers.kafka import KafkaPublisher
     from outbox.relay.relay import Relay
     from outbox.relay.settings import RelaySettings
     from outbox.store.opening import open_store
@@ -80,7 +103,7 @@ def _relay(settings: Settings, observer: Observer) -> Relay:
     )
     return Relay(
         store,
-        partial(KafkaPublisher, settings.kafka_properties()),
+        _publishers(settings),
         RelaySettings(
             name=settings.name,
             poll_interval_s=settings.poll_interval,

@@ -55,6 +55,21 @@ def _delivery(value: object) -> str:
     return "at-least-once"
 
 
+def _cloudevents(value: object) -> str:
+    if value not in ("off", "binary", "structured"):
+        raise ConfigurationError(
+            f"{value!r} is not a form of CloudEvents: use binary or structured"
+        )
+    return str(value)
+
+
+def _source(value: object) -> str:
+    source = text(value)
+    if not source or not source.isprintable() or " " in source:
+        raise ConfigurationError(f"{value!r} is no URI reference: use one such as /shop/orders")
+    return source
+
+
 def callback_name(value: object) -> str:
     """Return the checked name of a function, `module:function`."""
     module, colon, function = text(value).partition(":")
@@ -92,5 +107,7 @@ KEYS = (
     Key("http_host", "OUTBOX_HTTP_HOST", text, "127.0.0.1"),
     Key("http_port", "OUTBOX_HTTP_PORT", _port),
     Key("stall_timeout", "OUTBOX_STALL_TIMEOUT", _seconds, 60.0),
+    Key("cloudevents", "OUTBOX_CLOUDEVENTS", _cloudevents, "off"),
+    Key("cloudevents_source", "OUTBOX_CLOUDEVENTS_SOURCE", _source),
 )
 BY_NAME = {key.name: key for key in KEYS}

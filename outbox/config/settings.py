@@ -9,28 +9,22 @@ import difflib
 import importlib
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from outbox.config.encoding import find_registry, shown_registry, shown_rules
 from outbox.config.host import NO_HOST, HostSettings, check_host
 from outbox.config.kafka_properties import VARIABLE_PREFIX, check_property, is_secret, property_of
 from outbox.config.keys import BY_NAME, KEYS, Key, callback_name
+from outbox.config.sources import FILE_NAME, Found, flattened, read_secret
+from outbox.config.topic_rules import TopicRule, read_rules
 from outbox.database import DatabaseUrl
 from outbox.errors import ConfigurationError
 from outbox.names import Names
 
-FILE_NAME = "outbox.toml"
 _LIBPQ = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER", "PGPORT")
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A value and where it came from."""
-
-    value: object
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +32,8 @@ class Settings:
     """What a command was told. Times in seconds.
 
     `kafka` holds librdkafka's properties as they were given, checked for those that are ours;
-    `found` the source of every setting, the Kafka ones under `kafka.<property>`.
+    `found` the source of every setting, the Kafka ones under `kafka.<property>`. `registry` holds
+    the properties of the schema registry's client, `topics` how the payloads of topics are encoded.
     """
 
     database_url: DatabaseUrl | None
@@ -56,6 +51,10 @@ class Settings:
     kafka: Mapping[str, object]
     found: Mapping[str, Found]
     directory: Path
+    cloudevents: str = "off"
+    cloudevents_source: str | None = None
+    registry: Mapping[str, object] = field(default_factory=dict)
+    topics: tuple[TopicRule, ...] = ()
 
     def require_database(self) -> DatabaseUrl:
         """Return the database's URL, or raise ConfigurationError with all ways to give it."""
@@ -132,6 +131,9 @@ def load(
     kafka = _kafka(flags, host, environ, table, file)
     found |= {f"kafka.{name}": given for name, given in sorted(kafka.items())}
     values: dict[str, Any] = {name: entry.value for name, entry in found.items()}
+    registry = find_registry(environ, table, file)
+    topics = read_rules(table.get("topics", {}), (directory / file).parent)
+    found |= dict((*shown_registry(registry), *shown_rules(topics, file)))
     return Settings(
         database_url=_url(found["database_url"]),
         database_password_callback=values["database_password_callback"],
@@ -148,6 +150,10 @@ def load(
         kafka={name: given.value for name, given in kafka.items()},
         found=found,
         directory=directory,
+        cloudevents=values["cloudevents"],
+        cloudevents_source=values["cloudevents_source"],
+        registry={name: given.value for name, given in registry.items()},
+        topics=topics,
     )
 
 
@@ -199,15 +205,8 @@ def _variable(name: str, environ: Mapping[str, str]) -> Found | None:
     if value and path:
         raise ConfigurationError(f"both {name} and {name}_FILE are set; give one of them")
     if path:
-        return Found(_read_secret(f"{name}_FILE", path), f"environment {name}_FILE")
+        return Found(read_secret(f"{name}_FILE", path), f"environment {name}_FILE")
     return Found(value, f"environment {name}") if value else None
-
-
-def _read_secret(variable: str, path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{variable}: {path} cannot be read: {error}") from error
 
 
 def _kafka(
@@ -219,7 +218,7 @@ def _kafka(
 ) -> dict[str, Found]:
     """Return the properties of all sources, the strongest last."""
     found: dict[str, Found] = {}
-    for name, value in _flattened(table.get("kafka", {})):
+    for name, value in flattened("kafka", table.get("kafka", {})):
         found[name] = Found(value, f"file {file}, table [kafka]")
     found |= _kafka_variables(environ)
     found |= {name: Found(value, host.source) for name, value in host.kafka.items()}
@@ -243,26 +242,9 @@ def _kafka_variables(environ: Mapping[str, str]) -> dict[str, Found]:
             raise ConfigurationError(
                 f"{name} is set twice, by {found[name].source} and by {variable}; give one of them"
             )
-        text = _read_secret(variable, value) if is_file else value
+        text = read_secret(variable, value) if is_file else value
         found[name] = Found(text, f"environment {variable}")
     return found
-
-
-def _flattened(table: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield dotted names: TOML reads `bootstrap.servers = …` as a table within a table."""
-    if not isinstance(table, dict):
-        raise ConfigurationError(f"kafka in {FILE_NAME} must be a table: [kafka]")
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flattened(value, f"{prefix}{name}.")
-        elif isinstance(value, bool):
-            yield prefix + name, str(value).lower()
-        elif isinstance(value, str | int | float):
-            yield prefix + name, value
-        else:
-            raise ConfigurationError(
-                f"kafka.{prefix}{name} must be text, a number or true or false"
-            )
 
 
 def _read_file(config: object, directory: Path) -> tuple[str, Mapping[str, object]]:
@@ -281,7 +263,7 @@ def _read_file(config: object, directory: Path) -> tuple[str, Mapping[str, objec
 
 
 def _refuse_unknown(path: Path, table: Mapping[str, object]) -> None:
-    known = [*BY_NAME, "kafka"]
+    known = [*BY_NAME, "kafka", "registry", "topics"]
     for name in table:
         if name not in known:
             close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)

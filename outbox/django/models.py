@@ -27,6 +27,10 @@ class ReadOnlyQuerySet(models.QuerySet[Row]):
         """Refuse."""
         _refuse(self.model)
 
+    def bulk_update(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse."""
+        _refuse(self.model)
+
     def update(self, **_: Any) -> NoReturn:
         """Refuse."""
         _refuse(self.model)

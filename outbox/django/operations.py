@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -142,5 +143,5 @@ def _explained(using: str) -> Iterator[None]:
     try:
         yield
     except OutboxError as error:
-        text = str(error).replace("--schema or --table-prefix", f"{NAME}['TABLE_PREFIX']")
+        text = re.sub("(--schema or )?--table-prefix", f"{NAME}['TABLE_PREFIX']", str(error))
         raise CommandError(f"database {using!r}: {text}", returncode=error.exit_code) from error

@@ -14,7 +14,8 @@ from outbox.errors import ConfigurationError
 from outbox.writer.outbox import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from outbox.config.settings import Found, Settings
+    from outbox.config.settings import Settings
+    from outbox.config.sources import Found
 
 #: The oldest versions without a known fault that matters to a relay.
 _OLDEST = {

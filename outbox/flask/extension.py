@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from outbox.inbox.inbox import Inbox
     from outbox.serialization.serializer import Serializer
+    from outbox.topic.topic import TopicSerializer
 
 
 class FlaskOutbox:
@@ -34,7 +35,7 @@ class FlaskOutbox:
         self,
         app: Flask | None = None,
         *,
-        serializer: Serializer | None = None,
+        serializer: Serializer | TopicSerializer | None = None,
         bind_arguments: Mapping[str, object] | None = None,
     ) -> None:
         self._serializer = serializer

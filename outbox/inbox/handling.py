@@ -105,4 +105,6 @@ def _has_ended(transaction: Any) -> bool:
         return not transaction.in_transaction
     if kind.startswith("django."):
         return not transaction.in_atomic_block
+    if kind.endswith(".scoped_session"):  # which has no such method itself
+        transaction = transaction()
     return not transaction.in_transaction()

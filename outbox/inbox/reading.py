@@ -25,13 +25,15 @@ def read_topic(
     Raises BrokerUnavailable when that takes longer than `timeout_s` seconds, and what `from_kafka`
     raises.
     """
-    from confluent_kafka import Consumer
+    from confluent_kafka import Consumer, KafkaException
 
     consumer = Consumer(
         {"bootstrap.servers": bootstrap_servers, "group.id": "reader", "log_level": 0}
     )
     try:
         found = _read_to_end(consumer, topic, timeout_s)
+    except KafkaException as error:
+        raise BrokerUnavailable(f"topic {topic!r} could not be read: {error}") from error
     finally:
         consumer.close()
     messages = [from_kafka(message, id_from=id_from) for message in found]

@@ -18,8 +18,9 @@ from outbox.database import DatabaseUrl, connect_sqlite
 from outbox.errors import DatabaseUnavailable, OutboxError
 from outbox.names import Names
 from outbox.schema import postgresql, sqlite
+from outbox.schema.definitions import take_apart
 from outbox.schema.retention import set_pace
-from outbox.schema.source import COMPONENTS, check_names, steps, tables
+from outbox.schema.source import COMPONENTS, check_names, functions, steps, tables
 from outbox.schema.version import SCHEMA_VERSION, Component, require_schema
 
 if TYPE_CHECKING:
@@ -89,14 +90,25 @@ def _wanted(only: Component | None) -> list[Component]:
 def _check(
     connection: psycopg.Connection, schema: str, names: Names, component: Component
 ) -> list[Finding]:
+    actual = describe(connection, schema, names, component)
+    if illegible := _illegible(actual, names, component):
+        return illegible
     meta = postgresql.read_meta(connection, schema, names, component)
     if (finding := _version(lambda: meta, component)) or _is_newer(meta):
         return finding
-    actual = describe(connection, schema, names, component)
     findings = _compare(_expected(connection, names, component), actual, component)
     if component == "outbox" and not findings:
         findings = [Finding(component, text) for text in _cursor_problems(connection, names)]
     return findings
+
+
+def _illegible(actual: Description, names: Names, component: Component) -> list[Finding]:
+    """Say why the version cannot be read from a table of versions that is there."""
+    meta = f"{names.prefix}{component}_meta"
+    if ("table", meta) not in actual:
+        return []
+    columns = ("column", f"{meta}.version"), ("column", f"{meta}.compatible_from")
+    return _compare(dict.fromkeys(columns, "integer not null"), actual, component)
 
 
 def _version(
@@ -166,8 +178,13 @@ def describe(
     connection: psycopg.Connection, schema: str, names: Names, component: Component
 ) -> Description:
     """Return what the schema has under our names, in words that do not name the schema."""
-    relations = [names.prefix + name for name in tables("postgresql", component)]
-    found = postgresql.rows(connection, _DESCRIBE, {"schema": schema, "relations": relations})
+    values = {
+        "schema": schema,
+        "relations": [names.prefix + name for name in tables("postgresql", component)],
+        "functions": [names.prefix + name for name in functions("postgresql", component)],
+        "mark": postgresql.MARK,
+    }
+    found = postgresql.rows(connection, _DESCRIBE, values)
     qualifier = re.compile(rf'(?:pg_temp(?:_\d+)?|"?{re.escape(schema)}"?)\.')
     return {
         (str(kind), str(name)): " ".join(qualifier.sub("", str(definition)).split())
@@ -180,15 +197,29 @@ with ours as (
     select c.* from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
      where n.nspname = %(schema)s and c.relname = any(%(relations)s))
 select case relkind when 'S' then 'sequence' else 'table' end, relname::text,
-       concat_ws(' ', 'kind', relkind, pg_get_expr(relpartbound, oid), pg_get_partkeydef(oid))
+       concat_ws(' ', 'kind', relkind, pg_get_expr(relpartbound, oid), pg_get_partkeydef(oid),
+                 case when relpersistence = 'u' then 'unlogged' end,
+                 case when relrowsecurity then 'with row security' end)
   from ours
+union all
+select 'comment', relname::text, 'begins with ' || %(mark)s::text
+  from ours where starts_with(obj_description(oid, 'pg_class'), %(mark)s::text)
+union all
+-- Each option by itself: those that somebody added are no business of ours.
+select 'storage option', relname || ' ' || split_part(option, '=', 1), split_part(option, '=', 2)
+  from ours, unnest(reloptions) as option
 union all
 select 'column', o.relname || '.' || a.attname,
        concat_ws(' ', format_type(a.atttypid, a.atttypmod),
+                 case when a.attcollation <> t.typcollation
+                      then 'collate ' || a.attcollation::regcollation::text end,
                  case when a.attnotnull then 'not null' end,
-                 'default ' || pg_get_expr(d.adbin, d.adrelid))
+                 'default ' || pg_get_expr(d.adbin, d.adrelid),
+                 nullif('identity ' || a.attidentity::text, 'identity '),
+                 nullif('generated ' || a.attgenerated::text, 'generated '))
   from ours as o
   join pg_attribute as a on a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped
+  join pg_type as t on t.oid = a.atttypid
   left join pg_attrdef as d on d.adrelid = o.oid and d.adnum = a.attnum
  where o.relkind in ('r', 'p')
 union all
@@ -203,15 +234,16 @@ select 'check', o.relname || '.' || c.conname, pg_get_constraintdef(c.oid)
  where c.conislocal
 union all
 select 'sequence setting', o.relname::text,
-       format('start %%s increment %%s cache %%s %%s', s.seqstart, s.seqincrement, s.seqcache,
-              case when s.seqcycle then 'cycle' else 'no cycle' end)
+       format('%%s start %%s minimum %%s maximum %%s increment %%s cache %%s %%s%%s',
+              s.seqtypid::regtype, s.seqstart, s.seqmin, s.seqmax, s.seqincrement, s.seqcache,
+              case when s.seqcycle then 'cycle' else 'no cycle' end,
+              (select ' owned by ' || d.refobjid::regclass::text from pg_depend as d
+                where d.classid = 'pg_class'::regclass and d.objid = o.oid and d.deptype = 'a'))
   from ours as o join pg_sequence as s on s.seqrelid = o.oid
 union all
-select 'function', p.proname::text, p.prosrc
-  from ours as o
-  join pg_depend as d on d.classid = 'pg_attrdef'::regclass and d.refclassid = 'pg_proc'::regclass
-  join pg_attrdef as f on f.oid = d.objid and f.adrelid = o.oid
-  join pg_proc as p on p.oid = d.refobjid and p.pronamespace = o.relnamespace
+select 'function', p.proname::text, pg_get_functiondef(p.oid)
+  from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
+ where n.nspname = %(schema)s and p.proname = any(%(functions)s)
 """
 
 
@@ -251,16 +283,15 @@ def _check_sqlite(path: str, names: Names, only: Component | None) -> list[Findi
 def _check_component(
     actual: sqlite3.Connection, expected: sqlite3.Connection, names: Names, component: Component
 ) -> list[Finding]:
+    found = _describe_sqlite(actual, names, component)
+    if illegible := _illegible(found, names, component):
+        return illegible
     meta = sqlite.read_meta(actual, names, component)
     if (finding := _version(lambda: meta, component)) or _is_newer(meta):
         return finding
     for step in steps("sqlite", component):
         sqlite.run_script(expected, step.sql(names))
-    return _compare(
-        _describe_sqlite(expected, names, component),
-        _describe_sqlite(actual, names, component),
-        component,
-    )
+    return _compare(_describe_sqlite(expected, names, component), found, component)
 
 
 def _describe_sqlite(
@@ -273,5 +304,5 @@ def _describe_sqlite(
             "select sql from sqlite_master where type = 'table' and name = ?", (table,)
         ).fetchone()
         if found:
-            described["table", table] = " ".join(re.sub(r"--.*", "", found[0]).split())
+            described |= take_apart(table, found[0])
     return described

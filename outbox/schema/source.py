@@ -113,7 +113,16 @@ def check_roles(dialect: Dialect, *roles: str | None) -> None:
 
 def tables(dialect: Dialect, component: Component) -> Sequence[str]:
     """Return the plain names of the relations the migrations of `component` create."""
-    created = re.compile(r"^create (?:table|sequence) ((?:out|in)box_\w+)", re.MULTILINE)
+    return _created("table|sequence", dialect, component)
+
+
+def functions(dialect: Dialect, component: Component) -> Sequence[str]:
+    """Return the plain names of the functions the migrations of `component` create."""
+    return _created("function", dialect, component)
+
+
+def _created(kinds: str, dialect: Dialect, component: Component) -> Sequence[str]:
+    created = re.compile(rf"^create (?:{kinds}) ((?:out|in)box_\w+)", re.MULTILINE)
     found = [name for step in steps(dialect, component) for name in created.findall(step.template)]
     return list(dict.fromkeys(found))
 

@@ -92,11 +92,11 @@ def assert_takes_effect_once(
         return deliveries[0], _frozen(effects())
 
     before = _frozen(effects())
-    outcome, after_failure = delivered()
+    _, after_failure = delivered()
+    _check_same(before, after_failure, "an effect outlived the transaction, which was rolled back")
+    outcome, once = delivered()
     if outcome is Outcome.DUPLICATE:
         raise AssertionError("the inbox knew the message before it was delivered; use a new id")
-    _check_same(before, after_failure, "an effect outlived the transaction, which was rolled back")
-    _, once = delivered()
     if once == before:
         raise AssertionError(f"the handler had no effect that effects() shows: {once!r}")
     _check_same(once, delivered()[1], "the message took effect a second time")

@@ -48,13 +48,13 @@ class KafkaMock:
         sent = [as_sent(message) for message in messages for _ in range(times)]
         produce(self.bootstrap_servers, sent)
 
-    def read(self, topic: str) -> list[ReceivedMessage]:
+    def read(self, topic: str, *, timeout_s: float = 30.0) -> list[ReceivedMessage]:
         """Return all messages of a topic, each partition in its order, without joining a group.
 
         A message without an id gets its place as one. Raises OutboxError where the mock cluster has
-        forgotten messages of the topic.
+        forgotten messages of the topic, and BrokerUnavailable after `timeout_s` seconds.
         """
-        found = read_topic(self.bootstrap_servers, topic, id_from=_place)
+        found = read_topic(self.bootstrap_servers, topic, timeout_s=timeout_s, id_from=_place)
         firsts = {message.partition: message.offset for message in reversed(found)}
         if any(firsts.values()):
             raise OutboxError(

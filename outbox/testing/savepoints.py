@@ -6,12 +6,15 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from outbox.inbox.handling import TransactionFactory
 from outbox.transactions.autocommit import IDLE
 from outbox.transactions.opening import kind_of
 from outbox.transactions.refusals import refusal
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 T = TypeVar("T")
 
@@ -33,6 +36,25 @@ def savepoints(transaction: T) -> TransactionFactory[T]:
 def _within(transaction: T, begin: Callable[[Any], AbstractContextManager[object]]) -> Iterator[T]:
     with begin(transaction):
         yield transaction
+
+
+def _of_session(session: Any) -> AbstractContextManager[object]:
+    _begin_in_sqlite(session.connection())
+    block: AbstractContextManager[object] = session.begin_nested()
+    return block
+
+
+def _of_connection(connection: Connection) -> AbstractContextManager[object]:
+    _begin_in_sqlite(connection)
+    return connection.begin_nested()
+
+
+def _begin_in_sqlite(connection: Connection) -> None:
+    """Make the driver begin, which leaves that to the first insert: a savepoint outside of a
+    transaction is one, and its end commits."""
+    driver: object = connection.connection.dbapi_connection
+    if isinstance(driver, sqlite3.Connection) and not driver.in_transaction:
+        connection.exec_driver_sql("begin")
 
 
 def _of_psycopg(connection: Any) -> AbstractContextManager[object]:
@@ -64,9 +86,9 @@ def _of_django(connection: Any) -> AbstractContextManager[object]:
 
 
 _SAVEPOINTS: dict[str, Callable[[Any], AbstractContextManager[object]]] = {
-    "sqlalchemy.orm.Session": lambda session: session.begin_nested(),
-    "sqlalchemy.orm.scoped_session": lambda session: session.begin_nested(),
-    "sqlalchemy.Connection": lambda connection: connection.begin_nested(),
+    "sqlalchemy.orm.Session": _of_session,
+    "sqlalchemy.orm.scoped_session": _of_session,
+    "sqlalchemy.Connection": _of_connection,
     "psycopg.Connection": _of_psycopg,
     "sqlite3.Connection": _of_sqlite,
     "django.db.backends.base.base.BaseDatabaseWrapper": _of_django,

@@ -17,7 +17,7 @@ from outbox.headers import HeadersInput
 from outbox.message import Message, Ordering
 from outbox.names import Names, check_name
 from outbox.serialization.serializer import JsonSerializer, Serializer
-from outbox.topic.topic import Topic
+from outbox.topic.topic import Topic, TopicSerializer
 from outbox.tracing import (
     TraceContext,
     create_span,
@@ -67,13 +67,13 @@ class Outbox:
         *,
         schema: str | None = None,
         table_prefix: str = "",
-        serializer: Serializer | None = None,
+        serializer: Serializer | TopicSerializer | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         lanes: Collection[str] | None = None,
         bind_arguments: Mapping[str, object] | None = None,
     ) -> None:
         self._insert = Insert(Names(schema, table_prefix))
-        self._serializer: Serializer = serializer if serializer is not None else JsonSerializer()
+        self._serializer_for = _serializers(serializer)
         self._max_message_bytes = _check_limit(max_message_bytes)
         self._lanes = None if lanes is None else _check_lanes(lanes)
         self._bind_arguments = bind_arguments
@@ -251,14 +251,15 @@ class Outbox:
     def _serialized(self, payload: object, row: Row) -> bytes:
         if isinstance(payload, (bytes, bytearray, memoryview)):
             return bytes(payload)
-        data = self._serializer.serialize(payload)
+        serializer = self._serializer_for(row["topic"])
+        data = serializer.serialize(payload)
         if not isinstance(data, bytes):
             raise PayloadNotSerializable(
-                f"{type(self._serializer).__name__}.serialize() returned "
+                f"{type(serializer).__name__}.serialize() returned "
                 f"{type(data).__name__}; it must return bytes"
             )
-        if self._serializer.content_type is not None:
-            row["content_type"] = self._serializer.content_type
+        if serializer.content_type is not None:
+            row["content_type"] = serializer.content_type
         return data
 
     def _known_lane(self, lane: str) -> str:
@@ -268,6 +269,16 @@ class Outbox:
                 f"{', '.join(sorted(self._lanes))}"
             )
         return lane
+
+
+def _serializers(
+    serializer: Serializer | TopicSerializer | None,
+) -> Callable[[object], Serializer]:
+    """Return what gives the serializer of a topic."""
+    if isinstance(serializer, TopicSerializer):
+        return lambda topic: serializer.for_topic(str(topic))
+    chosen = JsonSerializer() if serializer is None else serializer
+    return lambda _: chosen
 
 
 def _carry(rows: list[Row], contexts: list[tuple[str | None, str | None]]) -> None:

@@ -311,7 +311,7 @@ def test_damage_is_found_in_sqlite(tmp_path: Path) -> None:
     migrate(url)
     run(url, "alter table outbox_message drop column key_id", "drop table outbox_process")
     assert [finding.problem.split(": ")[0].split(" is ")[0] for finding in check(url)] == [
-        "table outbox_message",
+        "column outbox_message.key_id",
         "table outbox_process",
     ]
 

@@ -89,6 +89,8 @@ def test_every_setting_can_be_given_in_the_file_and_by_its_variable(tmp_path: Pa
         "http_host": "0.0.0.0",
         "http_port": "9464",
         "stall_timeout": "90",
+        "cloudevents": "binary",
+        "cloudevents_source": "/shop",
     }
     assert set(values) == {key.name for key in KEYS}
     by_variable = load({}, {key.variable: values[key.name] for key in KEYS}, tmp_path)

@@ -79,7 +79,7 @@ def _published(entry: log.LogEntry | None, billed: billing.Billed | str | None) 
         return Step("published", title, UNKNOWN, "Without its entry, the cursor says nothing.")
     topic = (("topic", entry.topic), ("key", entry.key))
     if entry.published:
-        sentence = "Kafka has confirmed it, and the relay's cursor has passed it."
+        sentence = "Kafka has confirmed it, and the cursor of the relay has passed it."
         return Step("published", title, DONE, sentence, topic)
     if isinstance(billed, billing.Billed):
         sentence = "Kafka has it already; the relay has not noted that yet."
@@ -117,7 +117,7 @@ def _answered(order: Order) -> Step:
     if order.reason:
         return Step("answered", title, DONE, f"Refused: {order.reason}", at)
     facts = (("invoice", order.invoice_id), *at)
-    return Step("answered", title, DONE, "The answer came through the shop's own inbox.", facts)
+    return Step("answered", title, DONE, "The answer came through the inbox of the shop.", facts)
 
 
 def _times(count: int) -> str:

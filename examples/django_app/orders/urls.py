@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from django.templatetags.static import static
 from django.urls import path
+from django.views.generic import RedirectView
 
 from orders import views
 
@@ -17,5 +19,6 @@ urlpatterns = [
     path("rush/<uuid:rush_id>/", views.rush, name="rush"),
     path("rush/<uuid:rush_id>/verdict/", views.rush_table, name="rush-table"),
     path("api/rush/<uuid:rush_id>", views.rush_as_json, name="rush-as-json"),
+    path("favicon.ico", RedirectView.as_view(url=static("orders/favicon.svg"))),
     path("healthz", views.healthz, name="healthz"),
 ]

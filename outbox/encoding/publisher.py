@@ -1,0 +1,73 @@
+"""A publisher in front of another one, which gets messages as they go on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from outbox.encoding.misfit import Misfit
+from outbox.errors import MessageRefused
+from outbox.publishers.base import Delivery, Publisher
+from outbox.record import Record
+
+if TYPE_CHECKING:
+    from outbox.encoding.encodings import Encodings
+
+_CHECK_EVERY = 256
+
+
+class EncodingPublisher:
+    """Encodes what the relay sends; implements Publisher.
+
+    What is known of schemas lives in `encodings`, which outlives the publishers of many terms.
+    """
+
+    def __init__(self, inner: Publisher, encodings: Encodings) -> None:
+        self._inner = inner
+        self._encodings = encodings
+
+    def connect(self, timeout_s: float) -> str:
+        """Reach the broker. The registry is asked when its first schema is needed."""
+        return self._inner.connect(timeout_s)
+
+    def publish(
+        self,
+        records: list[Record],
+        position_prefix: str,
+        delivery: Delivery,
+        check: Callable[[], None],
+    ) -> None:
+        """Encode a page, and hand it on when all of it could be encoded."""
+        encoded = []
+        for index, record in enumerate(records):
+            if not index % _CHECK_EVERY:
+                check()
+            encoded.append(self._encoded(Record(*record)))
+        self._inner.publish(encoded, position_prefix, delivery, check)
+
+    def _encoded(self, record: Record) -> Record:
+        try:
+            return self._encodings.apply(record)
+        except Misfit as error:
+            raise MessageRefused(
+                f"message {record.id} for topic {record.topic!r} cannot be encoded"
+                f"{self._encodings.in_words(record)}: {error}. The relay stops here so that the "
+                "order is kept; nothing is lost"
+            ) from error
+
+    def poll(self, timeout_s: float) -> None:
+        """Report what became of messages."""
+        self._inner.poll(timeout_s)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until everything sent was reported."""
+        self._inner.flush(timeout_s)
+
+    @property
+    def trouble(self) -> str | None:
+        """Return what keeps the broker from answering, or None."""
+        return self._inner.trouble
+
+    def close(self) -> None:
+        """Give up whatever was not sent."""
+        self._inner.close()
