@@ -7,7 +7,9 @@ create table outbox_meta (
     log_id          uuid    not null default gen_random_uuid(),
     -- The WAL timeline the log was last read on: after a fail-over or a restore to a point in time
     -- sequence numbers may be used again, so the log gets a new log_id.
-    timeline        text
+    timeline        text,
+    -- How long delivered messages are kept, in seconds. outbox_slot() must fit it.
+    retention_s     integer not null default 86400 check (retention_s > 0)
 );
 comment on table outbox_meta is 'outbox-relay: version of these tables, identity of the log';
 
@@ -16,10 +18,12 @@ comment on table outbox_meta is 'outbox-relay: version of these tables, identity
 create sequence outbox_message_seq as bigint cache 1;
 comment on sequence outbox_message_seq is 'outbox-relay: order of messages within the log';
 
--- Which of the four partitions a row goes to: one an hour, in turn.
+-- Which of the four partitions a row goes to, in turn. Each is written to for half of the retention:
+-- when its turn comes again it has been due for emptying for half of the retention, and what is kept
+-- at any time is at most 1.5 times the retention.
 create function outbox_slot() returns smallint
     language sql volatile parallel safe
-    as $$ select (extract(epoch from clock_timestamp())::bigint / 3600 % 4)::smallint $$;
+    as $$ select (extract(epoch from clock_timestamp())::bigint / 43200 % 4)::smallint $$;
 
 create table outbox_message (
     -- A row's xid must be assigned before its seq is drawn, else the floor of a cursor could lie

@@ -4,7 +4,9 @@ create table outbox_meta (
     only_row        integer primary key default 1 check (only_row = 1),
     version         integer not null,
     compatible_from integer not null,
-    log_id          text    not null
+    log_id          text    not null,
+    -- How long delivered messages are kept, in seconds.
+    retention_s     integer not null default 86400 check (retention_s > 0)
 );
 
 -- SQLite has one writer at a time, so the order of seq is the order of commits.

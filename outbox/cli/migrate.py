@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from outbox import migrations
-from outbox.cli.options import database_options, json_option, settings_from
-from outbox.cli.output import print_json, say
+from outbox.cli.options import Duration, database_options, json_option, settings_from
+from outbox.cli.output import duration, print_json, say
 from outbox.cli.waiting import patiently
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ Examples:
   outbox-relay migrate --database-url postgresql://localhost/shop
   outbox-relay migrate --writer-role shop --relay-role relay
   outbox-relay migrate --sql --dialect postgresql --schema events
+  outbox-relay migrate --retention 7d
   outbox-relay migrate --check
   outbox-relay migrate --rebase"""
 
@@ -49,6 +50,12 @@ Examples:
 )
 @click.option("--relay-role", metavar="ROLE", help="Grant what the relay needs.")
 @click.option(
+    "--retention",
+    type=Duration(),
+    metavar="TIME",
+    help="How long delivered messages are kept, such as 12h or 7d. First set to 1d.",
+)
+@click.option(
     "--dialect", type=click.Choice(["postgresql", "sqlite"]), help="For --sql without a database."
 )
 @json_option
@@ -64,6 +71,7 @@ def migrate(
     only: migrations.Component | None,
     writer_role: str | None,
     relay_role: str | None,
+    retention: int | None,
     dialect: Dialect | None,
     as_json: bool,
     **flags: object,
@@ -75,8 +83,12 @@ def migrate(
     """
     if as_sql + as_check + as_rebase > 1:
         raise click.UsageError("use one of --sql, --check and --rebase")
-    if only == "inbox" and (as_rebase or writer_role or relay_role):
-        raise click.UsageError("--only inbox has nothing to do with --rebase and the roles")
+    if only == "inbox" and (as_rebase or writer_role or relay_role or retention):
+        raise click.UsageError(
+            "--only inbox has nothing to do with --rebase, --retention and the roles"
+        )
+    if retention and (as_sql or as_check or as_rebase):
+        raise click.UsageError("--retention goes with none of --sql, --check and --rebase")
     settings = settings_from(flags)
     roles = {"writer_role": writer_role, "relay_role": relay_role}
     if as_sql:
@@ -87,7 +99,7 @@ def migrate(
     elif as_rebase:
         _rebase(settings, as_json=as_json)
     else:
-        _migrate(settings, only, roles, as_json=as_json)
+        _migrate(settings, only, roles, retention, as_json=as_json)
 
 
 def _dialect(settings: Settings) -> Dialect:
@@ -98,13 +110,19 @@ def _migrate(
     settings: Settings,
     only: migrations.Component | None,
     roles: dict[str, str | None],
+    retention: int | None,
     *,
     as_json: bool,
 ) -> None:
     url, password_callback = settings.require_database(), settings.password_callback()
     applied = patiently(
         lambda: migrations.migrate(
-            url, settings.names, only=only, password_callback=password_callback, **roles
+            url,
+            settings.names,
+            only=only,
+            retention_s=retention,
+            password_callback=password_callback,
+            **roles,
         ),
         settings.connect_timeout,
     )
@@ -113,6 +131,8 @@ def _migrate(
         print_json("outbox.migrate/1", applied=names)
         return
     say(f"applied {', '.join(names)}" if names else "nothing to do: the tables are up to date")
+    if retention:
+        say(f"delivered messages are kept for {duration(retention)}")
 
 
 def _check(settings: Settings, only: migrations.Component | None, *, as_json: bool) -> int:

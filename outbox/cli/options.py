@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
@@ -14,7 +15,7 @@ from outbox.config.keys import BY_NAME
 from outbox.config.settings import Settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -43,6 +44,22 @@ class SettingOption(click.Option):
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:  # noqa: ARG002 - click's signature
         """Leave the environment to `outbox.config.settings`."""
         return None
+
+
+class Duration(click.ParamType[int]):
+    """A length of time such as 90, 90s, 30m, 12h or 7d, as whole seconds."""
+
+    name = "time"
+    _UNITS: ClassVar[Mapping[str, int]] = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return seconds."""
+        found = re.fullmatch(r"(\d{1,9})([smhd]?)", str(value))
+        if not found:
+            self.fail(f"{value!r} is not a length of time: write 90s, 30m, 12h or 7d", param, ctx)
+        return int(found[1]) * self._UNITS[found[2]]
 
 
 def setting(name: str) -> Callable[[Command], Command]:

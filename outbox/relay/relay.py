@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from outbox.errors import BrokerUnavailable, DatabaseUnavailable, MessageRefused, OutboxError
 from outbox.publishers.base import Publisher, TopicUnavailable
 from outbox.relay.backoff import Backoff
+from outbox.relay.housekeeping import Housekeeping
 from outbox.relay.observer import Observer, Unobserved
 from outbox.relay.settings import RelaySettings
 from outbox.relay.term import Clock, Step, Term, elapsed_clock
@@ -72,6 +73,7 @@ class Relay:
         self._trouble: str | None = None
         self._progress_at = clock()
         self._cautious = False
+        self._housekeeping = Housekeeping(store, clock, self._settings.prune_interval_s)
 
     # One pass, for tests, cron jobs and embedding
 
@@ -273,6 +275,8 @@ class Relay:
             self._say_trouble("broker", f"Kafka does not answer: {term.trouble}")
         if self._clock() - self._heartbeat_at > self._settings.lease_s / 3:
             self._show(self._state)
+        with self._observer.waiting("database"):
+            self._housekeeping.turn()
 
     def _show(self, state: str) -> None:
         """Say in the database that this process lives, and once in the log what it does now."""

@@ -17,6 +17,7 @@ class RelaySettings:
     `poll_interval_s`: how often an idle relay looks, at the least. `lease_s`: how long a lane stays
     with a relay that has died. `drain_timeout_s`: how long a relay that is told to stop waits for
     acknowledgements. `connect_timeout_s`: after how long a drain gives up on servers that are away.
+    `prune_interval_s`: how often it looks for old messages to remove.
     `in_flight_messages` bounds what a frozen relay can send when it wakes up, and what is sent
     again after a crash.
     """
@@ -28,6 +29,7 @@ class RelaySettings:
     connect_timeout_s: float = 30.0
     save_interval_s: float = 0.25
     idle_save_interval_s: float = 0.02
+    prune_interval_s: float = 30.0
     page_messages: int = 2_000
     page_bytes: int = 4 * _MIB
     in_flight_messages: int = 10_000

@@ -19,6 +19,7 @@ from outbox.errors import DatabaseUnavailable, OutboxError
 from outbox.names import Names
 from outbox.schema import postgresql, sqlite
 from outbox.schema.definitions import take_apart
+from outbox.schema.retention import set_pace
 from outbox.schema.source import COMPONENTS, check_names, functions, steps, tables
 from outbox.schema.version import SCHEMA_VERSION, Component, require_schema
 
@@ -150,13 +151,27 @@ def _without_partitions(problems: list[str]) -> list[str]:
 
 def _expected(connection: psycopg.Connection, names: Names, component: Component) -> Description:
     temporary = Names("pg_temp", names.prefix)
+    # Before the temporary tables, which hide those of the search path.
+    retention_s = _retention(connection, names, component)
     with connection.transaction(force_rollback=True):
         for step in steps("postgresql", component):
             postgresql.run(connection, step.sql(temporary))
+        if retention_s:
+            set_pace(connection, temporary, retention_s)
         (schema,) = postgresql.one(
             connection, "select nspname from pg_namespace where oid = pg_my_temp_schema()"
         )
         return describe(connection, schema, temporary, component)
+
+
+def _retention(connection: psycopg.Connection, names: Names, component: Component) -> int | None:
+    """Return the retention, at whose pace the slots should take turns; None if nothing tells it."""
+    if component != "outbox":
+        return None
+    # Through JSON: the column may be what is missing.
+    query = f"select (to_jsonb(m) ->> 'retention_s')::int from {names['outbox_meta']} as m"
+    found = postgresql.rows(connection, query)
+    return found[0][0] if found else None
 
 
 def describe(

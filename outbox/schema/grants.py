@@ -60,6 +60,12 @@ def _writer(names: Names, role: str) -> list[str]:
 def _relay(names: Names, role: str) -> list[str]:
     return [
         f"grant select on {names['outbox_message']} to {role}",
+        # To read a slot by itself and empty it, and to know which one is written to.
+        *(
+            f"grant select, truncate on {names[f'outbox_message_{slot}']} to {role}"
+            for slot in range(4)
+        ),
+        f"grant execute on function {names['outbox_slot']}() to {role}",
         f"grant select on sequence {names['outbox_message_seq']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_cursor']} to {role}",
         f"grant select, insert, delete on {names['outbox_plan']} to {role}",

@@ -71,6 +71,16 @@ class Blocker:
     age_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of the log that is emptied as a whole. `kept`: why it stays; None if it need not."""
+
+    name: str
+    bytes: int
+    newest_age_seconds: float | None
+    kept: str | None
+
+
 class LogReader(Protocol):
     """Reads a lane during one term, every message once, batch after batch.
 
@@ -130,6 +140,13 @@ class Store(Protocol):
     def forget_process(self, relay: str, process: str) -> None:
         """Say that this process has ended."""
 
+    def prune(self, *, dry_run: bool = False) -> list[Slice]:
+        """Remove what every relay name has delivered and is older than the retention.
+
+        Never waits for anybody, and removes a little at a time where that could make others wait.
+        Says of each part of the log what became of it.
+        """
+
 
 class StoreAdmin(Protocol):
     """What operators need of a database."""
@@ -157,6 +174,9 @@ class StoreAdmin(Protocol):
 
     def rebind_relay(self, name: str) -> None:
         """Let a relay name publish to another broker cluster from now on."""
+
+    def prune(self, *, dry_run: bool = False) -> list[Slice]:
+        """Remove what every relay name has delivered and is older than the retention."""
 
 
 class LogGauges(StoreAdmin, Protocol):

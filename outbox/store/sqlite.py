@@ -21,6 +21,7 @@ from outbox.store.base import (
     LeaseLost,
     ProcessStatus,
     RelayStatus,
+    Slice,
     unknown_relay,
 )
 from outbox.store.owner import is_certainly_dead
@@ -28,6 +29,9 @@ from outbox.version import __version__
 
 # There are no batches here: seq alone never goes back, and a position is complete without them.
 _BATCH = 0
+
+#: Messages; a deletion of so many takes a few milliseconds, for which other writers wait.
+_PRUNED_AT_ONCE = 500
 
 
 class SQLiteStore:
@@ -254,6 +258,26 @@ class SQLiteStore:
     def blockers(self) -> list[Blocker]:
         """Return nothing: a transaction that is open here keeps other writers out, not readers."""
         return []
+
+    def prune(self, *, dry_run: bool = False) -> list[Slice]:
+        """Delete old, delivered messages, a few at a time: SQLite has one writer at a time."""
+        log, cursor = self._names["outbox_message"], self._names["outbox_cursor"]
+        old = f"""select seq, created_at, length(payload) as bytes from {log}
+                   where seq <= (select min(after_seq) from {cursor})
+                     and created_at < ? - (select retention_s from {self._names["outbox_meta"]})
+                   order by seq limit {_PRUNED_AT_ONCE}"""
+        with self._translated() as connection:
+            count, size, newest = connection.execute(
+                f"select count(*), coalesce(sum(bytes), 0), max(created_at) from ({old})",
+                (time.time(),),
+            ).fetchone()
+            if count and not dry_run:
+                connection.execute(
+                    f"delete from {log} where seq in (select seq from ({old}))", (time.time(),)
+                )
+        age = None if newest is None else time.time() - newest
+        kept = None if count else "nothing in it is delivered and older than the retention"
+        return [Slice(f"the {count} oldest messages" if count else "log", size, age, kept)]
 
     def log_bytes(self) -> int:
         """Return the size of the file, which may hold the application's tables too."""

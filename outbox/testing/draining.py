@@ -17,7 +17,7 @@ from outbox.publishers.memory import PublishedMessage
 from outbox.record import Page, Position, Record
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
-from outbox.store.base import Lease, LogReader, Store
+from outbox.store.base import Lease, LogReader, Slice, Store
 from outbox.store.opening import open_store
 from outbox.testing.faults import Faults
 from outbox.testing.log import Row
@@ -147,6 +147,10 @@ class _StoreOfRows:
 
     def forget_process(self, relay: str, process: str) -> None:
         """Do nothing: nobody asks."""
+
+    def prune(self, *, dry_run: bool = False) -> list[Slice]:  # noqa: ARG002 - the seam's signature
+        """Remove nothing: the rows are the test's."""
+        return []
 
 
 class _ReaderOfRows:

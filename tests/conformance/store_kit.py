@@ -71,6 +71,24 @@ class StoreKit:
         with self.transaction() as connection:
             self.write(connection, *keys, payload=payload)
 
+    def age(self, seconds: float) -> None:
+        """Make every message so much older, and written when another slot had its turn."""
+        log = self.names["outbox_message"]
+        if self.has_snapshots:
+            self.writer().execute(
+                f"update {log} set slot = (outbox_slot() + 2) % 4, "
+                f"created_at = created_at - interval '{seconds} seconds'"
+            )
+        else:
+            self.writer().execute(f"update {log} set created_at = created_at - {seconds}")
+
+    def keys_in_log(self) -> list[str]:
+        """Return the keys of all messages that are there."""
+        found = self.writer().execute(
+            f"select key from {self.names['outbox_message']} order by seq"
+        )
+        return [key for (key,) in found]
+
     def close(self) -> None:
         for opened in self._open:
             opened.close()

@@ -287,6 +287,39 @@ class StoreSuite:
         store.forget_process("default", "you")
         assert [p.process for p in store.status("default")[0].processes] == ["me"]
 
+    # What is old
+
+    def test_old_messages_are_removed_once_they_are_delivered(self, kit: StoreKit) -> None:
+        # Given messages of two days ago, half of them delivered
+        kit.commit("a", "b")
+        store = kit.store()
+        lease = acquire(store)
+        reader = store.reader(lease)
+        (page,) = read_all(reader)
+        store.save(lease, page.end, LEASE_S)
+        kit.commit("c", "d")
+        kit.age(2 * 86_400)
+
+        # Then nothing that waits is removed
+        store.prune()
+        assert {"c", "d"} <= set(kit.keys_in_log())
+
+        # And what is delivered is, once nothing beside it waits
+        store.save(lease, read_all(reader)[-1].end, LEASE_S)
+        assert any(part.kept is None for part in store.prune(dry_run=True))
+        assert set(kit.keys_in_log()) >= {"c", "d"}
+        store.prune()
+        assert kit.keys_in_log() == []
+
+    def test_young_messages_stay(self, kit: StoreKit) -> None:
+        kit.commit("a")
+        store = kit.store()
+        lease = acquire(store)
+        store.save(lease, read_all(store.reader(lease))[-1].end, LEASE_S)
+
+        assert all(part.kept for part in store.prune())
+        assert kit.keys_in_log() == ["a"]
+
     # Relay names
 
     def test_relay_names_are_made_and_forgotten(self, kit: StoreKit) -> None:

@@ -14,8 +14,10 @@ from outbox.store.base import (
     Blocker,
     ProcessStatus,
     RelayStatus,
+    Slice,
     unknown_relay,
 )
+from outbox.store.postgresql.rotation import Rotation
 from outbox.store.postgresql.session import BY_INDEX, Session
 from outbox.version import __version__
 
@@ -222,6 +224,12 @@ class PostgreSQLAdmin:
             ).fetchall()
         found = [Blocker(kind, who, max(age or 0.0, 0.0)) for kind, who, age in rows]
         return sorted(found, key=lambda blocker: -blocker.age_seconds)
+
+    # What is old
+
+    def prune(self, *, dry_run: bool = False) -> list[Slice]:
+        """Empty the slots that hold nothing but old, delivered messages."""
+        return Rotation(self.session, self._names).prune(dry_run=dry_run)
 
     # What is measured
 

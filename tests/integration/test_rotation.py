@@ -1,0 +1,327 @@
+"""Which slots of the log are emptied, when, and who may be in the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from outbox.errors import ConfigurationError, LogInconsistent
+from outbox.migrations import check, grants, migrate
+from outbox.publishers.memory import MemoryPublisher
+from outbox.relay.relay import Relay
+from outbox.relay.settings import RelaySettings
+from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
+from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, read_all
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.postgresql
+
+DAY = 86_400
+IN_OLD_SLOT = (
+    "insert into outbox_message (slot, topic, key, payload, created_at) "
+    "values ((outbox_slot() + 2) %% 4, 't', %s, 'x', clock_timestamp() - interval '2 days')"
+)
+
+
+@pytest.fixture
+def kit(postgresql_kit: StoreKit) -> StoreKit:  # noqa: F811
+    return postgresql_kit
+
+
+def write_old(kit: StoreKit, *names: str) -> None:
+    """Commit messages of two days ago, in a slot that is not written to any more."""
+    with kit.transaction() as connection:
+        for name in names:
+            connection.execute(IN_OLD_SLOT, (name,))
+
+
+def deliver(kit: StoreKit, relay: str = "default") -> list[str | None]:
+    """Take everything there is, as a relay does."""
+    store = kit.store()
+    lease = acquire(store, relay)
+    pages = read_all(store.reader(lease))
+    store.release(lease, pages[-1].end if pages else lease.position)
+    return keys(pages)
+
+
+def removed(kit: StoreKit, **options: Any) -> list[str]:
+    return [part.name for part in kit.store().prune(**options) if part.kept is None]
+
+
+def reasons(kit: StoreKit) -> set[str | None]:
+    return {part.kept for part in kit.store().prune()}
+
+
+def log(kit: StoreKit) -> list[str]:
+    query = "select key from outbox_message order by seq"
+    return [key for (key,) in kit.writer().execute(query)]
+
+
+class TestWhatIsRemoved:
+    def test_old_delivered_messages_are_removed(self, kit: StoreKit) -> None:
+        write_old(kit, "a", "b")
+        deliver(kit)
+
+        assert len(removed(kit)) == 1
+        assert log(kit) == []
+        assert removed(kit) == []
+
+    def test_a_dry_run_removes_nothing(self, kit: StoreKit) -> None:
+        write_old(kit, "a")
+        deliver(kit)
+
+        assert len(removed(kit, dry_run=True)) == 1
+        assert log(kit) == ["a"]
+
+    def test_what_was_not_delivered_stays_however_old_it_is(self, kit: StoreKit) -> None:
+        write_old(kit, "a")
+        deliver(kit)
+        write_old(kit, "b")
+
+        assert removed(kit) == []
+        assert "not delivered yet by default" in reasons(kit)
+        assert log(kit) == ["a", "b"]
+
+    def test_every_relay_name_must_have_delivered(self, kit: StoreKit) -> None:
+        # Given a relay name that nobody has served for years
+        kit.store().create_relay("forgotten", "earliest")
+        write_old(kit, "a")
+        deliver(kit)
+
+        # Then it is what keeps the log, and is named
+        assert removed(kit) == []
+        assert "not delivered yet by forgotten" in reasons(kit)
+
+        # When it is dropped
+        kit.store().forget_relay("forgotten")
+        assert len(removed(kit)) == 1
+
+    def test_the_slot_that_is_written_to_and_young_messages_stay(self, kit: StoreKit) -> None:
+        kit.commit("now")
+        with kit.transaction() as connection:
+            connection.execute(IN_OLD_SLOT.replace("2 days", "1 hour"), ("an hour ago",))
+        deliver(kit)
+
+        assert removed(kit) == []
+        assert {
+            "it is being written to",
+            "its messages are younger than the retention",
+        } <= reasons(kit)
+
+    def test_delivery_goes_on_after_it_in_order(self, kit: StoreKit) -> None:
+        write_old(kit, "a", "b")
+        deliver(kit)
+        removed(kit)
+        write_old(kit, "c", "d")
+
+        assert deliver(kit) == ["c", "d"]
+
+    def test_a_restored_log_is_left_alone(self, kit: StoreKit) -> None:
+        write_old(kit, "a")
+        deliver(kit)
+        kit.writer().execute("update outbox_cursor set moved_at = clock_timestamp()")
+
+        with pytest.raises(LogInconsistent, match="rebase"):
+            kit.store().prune()
+        assert log(kit) == ["a"]
+
+    def test_half_of_a_batch_keeps_the_slot(self, kit: StoreKit) -> None:
+        # Given a batch whose first page is delivered
+        write_old(kit, "a", "b", "c")
+        store = kit.store()
+        lease = acquire(store)
+        reader = store.reader(lease)
+        first = reader.read(2, 10_000)
+        store.save(lease, first.end, LEASE_S)
+
+        # Then the slot stays until the rest is, and goes then although nothing new came
+        assert removed(kit) == []
+        rest = reader.read(2, 10_000)
+        assert removed(kit) == []
+        store.save(lease, rest.end, LEASE_S)
+        assert len(removed(kit)) == 1
+
+
+class TestWhoIsInTheWay:
+    def test_a_transaction_that_wrote_to_the_slot_and_goes_on(self, kit: StoreKit) -> None:
+        # Given a slot of which everything that can be seen is delivered
+        write_old(kit, "a")
+        late = kit.writer()
+        late.execute("begin")
+        late.execute(IN_OLD_SLOT, ("late",))
+        deliver(kit)
+
+        # Then it stays while somebody has something in it that cannot be seen
+        assert removed(kit) == []
+        assert "somebody is using it" in reasons(kit)
+
+        # And what was committed late is delivered before it goes
+        late.execute("commit")
+        assert removed(kit) == []
+        assert deliver(kit) == ["late"]
+        assert len(removed(kit)) == 1
+
+    def test_a_prepared_transaction(self, kit: StoreKit) -> None:
+        late = kit.writer()
+        late.execute("begin")
+        late.execute(IN_OLD_SLOT, ("late",))
+        late.execute("prepare transaction 'late'")
+        write_old(kit, "a")
+        deliver(kit)
+
+        assert removed(kit) == []
+        late.execute("commit prepared 'late'")
+        assert deliver(kit) == ["late"]
+        assert len(removed(kit)) == 1
+
+    def test_a_dump_that_reads_the_log_is_not_disturbed(self, kit: StoreKit) -> None:
+        # Given a transaction that has read the log, as pg_dump does, and goes on
+        write_old(kit, "a", "b")
+        deliver(kit)
+        dump = kit.writer()
+        dump.execute("begin isolation level repeatable read")
+        assert dump.execute("select count(*) from outbox_message").fetchone()[0] >= 2
+
+        # Then nothing is taken from under it, until it has ended
+        assert removed(kit) == []
+        assert dump.execute("select count(*) from outbox_message").fetchone()[0] >= 2
+        dump.execute("commit")
+        assert len(removed(kit)) == 1
+
+    def test_a_report_on_other_tables_is_not_in_the_way(self, kit: StoreKit) -> None:
+        # Given a transaction with an old snapshot, which would keep DELETE's rows for ever
+        report = kit.writer()
+        report.execute("begin isolation level repeatable read")
+        report.execute("select count(*) from pg_class")
+        for batch in range(3):
+            write_old(kit, *(f"{batch}-{number}" for number in range(2_000)))
+            deliver(kit)
+
+            # Then the space is given back all the same
+            assert len(removed(kit)) == 1
+        size = sum(part.bytes for part in kit.store().prune())
+        assert size < 100_000
+        dead = "select coalesce(sum(n_dead_tup), 0) from pg_stat_user_tables where relname like %s"
+        assert kit.writer().execute(dead, ("outbox_message%",)).fetchone()[0] == 0
+
+    def test_writers_do_not_wait_while_it_waits_for_somebody(self, kit: StoreKit) -> None:
+        """The lock is asked for on the old slot only, and for 20 ms at the most."""
+        write_old(kit, "a")
+        deliver(kit)
+        reader = kit.writer()
+        reader.execute("begin")
+        reader.execute("select count(*) from outbox_message")
+        stop, longest = threading.Event(), 0.0
+
+        def prune() -> None:
+            with closing(kit.store()) as store:
+                while not stop.is_set():
+                    store.prune()
+
+        thread = threading.Thread(target=prune)
+        thread.start()
+        try:
+            writer = kit.writer()
+            for number in range(200):
+                began = time.monotonic()
+                with kit.transaction(writer):
+                    kit.write(writer, f"now-{number}")
+                longest = max(longest, time.monotonic() - began)
+        finally:
+            stop.set()
+            thread.join()
+        # Generous: what it must not be is the time for which the reader stays.
+        assert longest < 2.0
+        assert len(log(kit)) == 201
+
+
+class TestARelay:
+    def test_it_prunes_while_it_works(self, kit: StoreKit) -> None:
+        write_old(kit, "a")
+        settings = RelaySettings(prune_interval_s=0.01)
+        stop = threading.Event()
+        relay = Relay(kit.store(), MemoryPublisher, settings)
+        thread = threading.Thread(target=relay.run, args=(stop,))
+        thread.start()
+        try:
+            kit.commit("b")
+            connection = kit.writer()
+            query = "select count(*) from outbox_message where key = 'a'"
+            wait_until(
+                lambda: connection.execute(query).fetchone() == (0,),
+                what="the old message to be removed",
+            )
+        finally:
+            stop.set()
+            thread.join()
+
+    def test_without_the_right_it_goes_on_and_says_so(
+        self, kit: StoreKit, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Forbidden:
+            def prune(self) -> list[Any]:
+                raise ConfigurationError("permission denied; grant what the relay needs")
+
+        store: Any = kit.store()
+        store.prune = Forbidden().prune
+        kit.commit("a")
+        relay = Relay(store, MemoryPublisher, RelaySettings(prune_interval_s=0.001))
+        for _ in range(3):
+            kit.commit("b")
+            assert relay.run_once().delivered
+        relay.close()
+
+        assert caplog.text.count("old messages are not removed: permission denied") == 1
+
+    def test_the_relays_role_may_prune(self, kit: StoreKit) -> None:
+        admin = kit.writer()
+        role = f"relay_{threading.get_native_id()}"
+        admin.execute(f"create role {role}")
+        try:
+            admin.execute(grants(kit.names, relay_role=role, schema="public"))
+            write_old(kit, "a")
+            deliver(kit)
+            store = kit.store()
+            store.session.connection.execute(f"set role {role}")
+            assert [part.kept for part in store.prune()].count(None) == 1
+        finally:
+            admin.execute(f"drop owned by {role}; drop role {role}")
+
+
+class TestTheRetention:
+    def test_it_is_a_setting(self, kit: StoreKit) -> None:
+        # Given messages of two days ago
+        write_old(kit, "a")
+        deliver(kit)
+
+        # When they are to be kept for a week, and then for an hour
+        assert migrate(kit.url, retention_s=7 * DAY) == []
+        assert removed(kit) == []
+        migrate(kit.url, retention_s=3600)
+
+        # Then that holds at once, and the tables are as they should be
+        assert check(kit.url) == []
+        assert len(removed(kit)) == 1
+
+    def test_slots_take_turns_at_half_of_it(self, kit: StoreKit) -> None:
+        migrate(kit.url, retention_s=100)
+        connection = kit.writer()
+        source = "select prosrc from pg_proc where proname = 'outbox_slot'"
+        assert "/ 50 % 4" in connection.execute(source).fetchone()[0]
+
+    @pytest.mark.parametrize("seconds", [0, 59, 10**10])
+    def test_nonsense_is_refused_and_changes_nothing(self, kit: StoreKit, seconds: int) -> None:
+        with pytest.raises(ConfigurationError, match="retention"):
+            migrate(kit.url, retention_s=seconds)
+        row = kit.writer().execute("select retention_s from outbox_meta").fetchone()
+        assert row == (DAY,)
+
+    def test_a_later_migrate_leaves_it_alone(self, kit: StoreKit) -> None:
+        migrate(kit.url, retention_s=3600)
+        migrate(kit.url)
+        row = kit.writer().execute("select retention_s from outbox_meta").fetchone()
+        assert row == (3600,)
