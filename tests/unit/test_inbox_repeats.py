@@ -36,6 +36,6 @@ def test_a_line_that_repeats_is_said_once_in_a_while(caplog: pytest.LogCaptureFi
 def test_what_is_remembered_has_an_end(caplog: pytest.LogCaptureFixture) -> None:
     log = SparingLog(logging.getLogger("outbox.test"), clock=lambda: 0.0)
     for number in range(1000):
-        log.log(logging.ERROR, "line " + "x" * number)
+        log.log(logging.ERROR, "line %s", "x" * number)
     assert len(caplog.messages) == 1000
     assert len(log._said) <= 256
