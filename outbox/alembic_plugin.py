@@ -1,8 +1,7 @@
 """The plugin that Alembic finds by our entry point.
 
-Alembic loads it while it is itself half imported, so nothing of Alembic can be imported here but
-what is loaded before plugins are, and this module cannot be in `outbox.alembic`, which needs all
-of it. It is loaded wherever both packages are installed: what fails here is an Alembic that cannot
+Alembic loads it while it is itself half imported, so nothing of Alembic is imported here before it
+is needed, and this module cannot be in `outbox.alembic`, which needs all of it. It is loaded wherever both packages are installed: what fails here is an Alembic that cannot
 be imported.
 
 The entry point is called `alembic.autogenerate.outbox`, so that Alembic's own default,
@@ -15,14 +14,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from alembic.util import DispatchPriority, PriorityDispatchResult
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from alembic.autogenerate.api import AutogenContext
     from alembic.operations.ops import UpgradeOps
     from alembic.runtime.plugins import Plugin
+    from alembic.util import PriorityDispatchResult
 
 
 class _PluginModule(ModuleType):
@@ -34,11 +32,15 @@ class _PluginModule(ModuleType):
     @staticmethod
     def setup(plugin: Plugin) -> None:
         """Register what autogenerate calls before and after it compares the user's tables."""
+        from alembic.util import DispatchPriority
+
         plugin.add_autogenerate_comparator(_hide, "autogenerate", priority=DispatchPriority.FIRST)
         plugin.add_autogenerate_comparator(_compare, "autogenerate", priority=DispatchPriority.LAST)
 
 
 def _hide(context: AutogenContext, _: UpgradeOps) -> PriorityDispatchResult:
+    from alembic.util import PriorityDispatchResult
+
     from outbox.alembic.comparing import hide
 
     hide(context)
@@ -46,6 +48,8 @@ def _hide(context: AutogenContext, _: UpgradeOps) -> PriorityDispatchResult:
 
 
 def _compare(context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:
+    from alembic.util import PriorityDispatchResult
+
     from outbox.alembic.comparing import compare
 
     compare(context, upgrade)
