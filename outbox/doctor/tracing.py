@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from outbox.doctor.check import Verdict, check, warning
-from outbox.doctor.configuration import numbers
+from outbox.doctor.configuration import installed, numbers
 from outbox.publishers.diagnosis import producer_is_replaced
 from outbox.tracing import SpanExport, span_export
 
@@ -29,12 +31,20 @@ class Package:
 
 def packages() -> list[Package]:
     """Return OpenTelemetry's packages, and the Kafka client which one of them replaces."""
-    found = []
-    for distribution in metadata.distributions():
-        name = str(distribution.metadata["Name"] or "").lower().replace("_", "-")
-        if name.startswith("opentelemetry-") or name == "confluent-kafka":
-            found.append(Package(name, distribution.version, tuple(distribution.requires or ())))
-    return sorted(found, key=lambda package: package.name)
+    return [
+        Package(name, metadata.version(name), tuple(metadata.requires(name) or ()))
+        for name in sorted(_names())
+    ]
+
+
+def _names() -> set[str]:
+    """Return the names by those of their directories: to read all metadata takes a third second."""
+    return {
+        path.name.partition("-")[0].lower().replace("_", "-")
+        for entry in sys.path
+        for pattern in ("opentelemetry_*.dist-info", "confluent_kafka-*.dist-info")
+        for path in Path(entry).glob(pattern)
+    }
 
 
 def mixtures(found: list[Package]) -> Iterator[Verdict]:
@@ -74,10 +84,10 @@ def _meets(version: str, operator: str, bound: str) -> bool:
     ]
 
 
-def instrumentor(answer: tuple[list[Package], bool]) -> str:
+def instrumentor(answer: tuple[Mapping[str, str], bool]) -> str:
     """Say whether Kafka's instrumentation is there; the relay goes round it."""
-    found, active = answer
-    version = next((package.version for package in found if package.name == _INSTRUMENTOR), None)
+    versions, active = answer
+    version = versions.get(_INSTRUMENTOR)
     if active:
         return "active in this process; the relay goes round it and sends one traceparent a message"
     return "not installed" if version is None else f"{version} is installed, and not active here"
@@ -128,7 +138,7 @@ CHECKS = (
         "tracing",
         looks_at="whether OpenTelemetry's Kafka instrumentation replaces the producer",
         advice="nothing: the relay goes round it",
-        probe=lambda _: (packages(), producer_is_replaced()),
+        probe=lambda _: (installed(_INSTRUMENTOR), producer_is_replaced()),
         judge=lambda _: (),
         well=instrumentor,
     ),
