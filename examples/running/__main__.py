@@ -15,11 +15,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
-from examples.running.kafka import kafka
 from examples.running.processes import Ended, Processes
 from examples.running.services import Surroundings, preparations, processes
 from examples.running.setup import Setup, SetupError, read_setup
-from examples.running.traces import Traces, collect
 from outbox.errors import OutboxError
 
 _LOOK_EVERY_S = 0.2
@@ -44,6 +42,9 @@ def main() -> int:
 
 
 def _run(setup: Setup, directory: Path, running: Processes, stop: _Stop) -> None:
+    # Here, since they take a second to load, and what is wrong should be said before.
+    from examples.running.kafka import kafka
+
     stop.may_interrupt()
     with kafka(setup.kafka) as bootstrap_servers, _traces(setup) as (endpoint, traces_url):
         around = Surroundings(
@@ -66,8 +67,8 @@ def _run(setup: Setup, directory: Path, running: Processes, stop: _Stop) -> None
 
 
 def _start(around: Surroundings, running: Processes) -> None:
-    for plan in preparations(around):
-        running.run(plan)
+    for plans in preparations(around):
+        running.run(*plans)
     for plan in processes(around):
         running.start(plan)
     for url in (around.shop_url, around.billing_url):
@@ -129,6 +130,8 @@ def _directory(setup: Setup) -> Iterator[Path]:
 @contextmanager
 def _traces(setup: Setup) -> Iterator[tuple[str, str]]:
     """Yield where spans go, and where they can be read."""
+    from examples.running.traces import Traces, collect
+
     kept_here = nullcontext("") if setup.otlp_endpoint else collect(Traces())
     with kept_here as url:
         yield setup.otlp_endpoint or url, setup.traces_url or url

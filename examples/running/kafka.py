@@ -14,7 +14,7 @@ from outbox.demo.cluster import run_cluster
 TOPICS = ("orders", "invoices")
 PARTITIONS = 3
 
-_PATIENCE_S = 15.0
+_PATIENCE_S = 6.0
 
 
 @contextmanager
@@ -37,9 +37,14 @@ def _make_topics(bootstrap_servers: str) -> None:
     for name, made in admin.create_topics(wanted, request_timeout=_PATIENCE_S).items():
         try:
             made.result(_PATIENCE_S)
+        except TimeoutError as error:
+            raise _no_topic(bootstrap_servers, name, "no answer") from error
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise SetupError(
-                    f"KAFKA_BOOTSTRAP_SERVERS={bootstrap_servers}: could not make the topic "
-                    f"{name}: {error.args[0].str()}"
-                ) from error
+                raise _no_topic(bootstrap_servers, name, error.args[0].str()) from error
+
+
+def _no_topic(bootstrap_servers: str, name: str, reason: str) -> SetupError:
+    return SetupError(
+        f"KAFKA_BOOTSTRAP_SERVERS={bootstrap_servers}: could not make the topic {name}: {reason}"
+    )

@@ -73,12 +73,14 @@ class Processes:
             self._out.write(f"{name:<16} | {words}\n")
             self._out.flush()
 
-    def run(self, plan: Plan) -> None:
-        """Run a command to its end. Raises Ended if it fails."""
-        process = self._start(plan)
-        self._tell(plan.name, process)
-        if process.wait():
-            raise Ended(f"{plan.name} ended with code {process.returncode}")
+    def run(self, *plans: Plan) -> None:
+        """Run commands to their end, at the same time. Raises Ended if one fails."""
+        started = [self._launch(plan) for plan in plans]
+        for running in started:
+            code = running.process.wait()
+            running.reader.join()
+            if code:
+                raise Ended(f"{running.plan.name} ended with code {code}")
 
     def start(self, plan: Plan) -> None:
         """Start a process that goes on until it is told to stop."""
@@ -132,7 +134,7 @@ class Processes:
         return subprocess.Popen(  # noqa: S603 - our own commands
             plan.command,
             cwd=plan.directory,
-            env={**os.environ, **plan.variables},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **plan.variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from examples.running.processes import Plan
@@ -16,6 +17,10 @@ EXAMPLES = Path(__file__).resolve().parents[1]
 #: process: the development servers of both frameworks are two, and say so on every page.
 WAITRESS = ("python", "-m", "waitress")
 
+#: The relay knows nothing of the application beside it, as in a sidecar. Either application could
+#: run it too, with its own settings: `manage.py outbox_relay`, `flask --app billing outbox run`.
+RELAY = ("outbox-relay", "run")
+
 
 @dataclass(frozen=True)
 class Service:
@@ -26,7 +31,6 @@ class Service:
     prepare: tuple[tuple[str, ...], ...]
     wsgi: str
     consumer: tuple[str, ...]
-    relay: tuple[str, ...]
 
     def web(self, host: str, port: int) -> tuple[str, ...]:
         """Return the command that serves its pages."""
@@ -39,7 +43,6 @@ SHOP = Service(
     prepare=(("python", "manage.py", "migrate"), ("python", "manage.py", "let_me_in")),
     wsgi="shop.wsgi:application",
     consumer=("python", "manage.py", "consume_invoices"),
-    relay=("python", "manage.py", "outbox_relay"),
 )
 BILLING = Service(
     name="billing",
@@ -47,7 +50,6 @@ BILLING = Service(
     prepare=(("flask", "--app", "billing", "init-db"),),
     wsgi="billing.wsgi:app",
     consumer=("flask", "--app", "billing", "consume"),
-    relay=("flask", "--app", "billing", "outbox", "run"),
 )
 
 
@@ -86,13 +88,18 @@ class Surroundings:
             "SHOP_PORT": str(self.setup.shop_port),
             "BILLING_URL": self.billing_url,
             "BILLING_PORT": str(self.setup.billing_port),
-            "OTEL_EXPORTER_OTLP_ENDPOINT": self.otlp_endpoint,
-            # Half a second instead of five, for those who watch.
-            "OTEL_BSP_SCHEDULE_DELAY": "500",
             "TRACES_URL": self.traces_url,
-            "PYTHONUNBUFFERED": "1",
+            **_tracing(self.otlp_endpoint),
         }
         return common | (self._for_the_shop() if service is SHOP else {})
+
+    def relay_variables(self, service: Service) -> dict[str, str]:
+        """Return the environment of a service's relay."""
+        return {
+            "OUTBOX_DATABASE_URL": self._database(service),
+            "OUTBOX_KAFKA_BOOTSTRAP_SERVERS": self.kafka,
+            **_tracing(self.otlp_endpoint),
+        }
 
     def _database(self, service: Service) -> str:
         setup = self.setup
@@ -107,11 +114,14 @@ class Surroundings:
         }
 
 
-def preparations(around: Surroundings) -> Iterator[Plan]:
-    """Yield what has to be done, in order, before the processes start."""
-    for service in (SHOP, BILLING):
-        for command in service.prepare:
-            yield _plan(f"{service.name} prepare", service, command, around)
+def preparations(around: Surroundings) -> Iterator[list[Plan]]:
+    """Yield what has to be done before the processes start: in order, each list at once."""
+    for commands in zip_longest(SHOP.prepare, BILLING.prepare):
+        yield [
+            _plan(f"{service.name} prepare", service, command, around)
+            for service, command in zip((SHOP, BILLING), commands, strict=True)
+            if command is not None
+        ]
 
 
 def processes(around: Surroundings) -> Iterator[Plan]:
@@ -123,8 +133,20 @@ def processes(around: Surroundings) -> Iterator[Plan]:
         web = service.web("127.0.0.1", port)
         yield _plan(f"{service.name} web", service, web, around, vital=True)
         yield _plan(f"{service.name} consumer", service, service.consumer, around)
-        pid_file = around.relay_pid_file if service is SHOP else None
-        yield _plan(f"{service.name} relay", service, service.relay, around, pid_file=pid_file)
+        yield _relay(service, around)
+
+
+def _relay(service: Service, around: Surroundings) -> Plan:
+    return Plan(
+        name=f"{service.name} relay",
+        command=_here(RELAY),
+        directory=around.directory,
+        variables={
+            **around.relay_variables(service),
+            "OTEL_SERVICE_NAME": f"{service.name}-relay",
+        },
+        pid_file=around.relay_pid_file if service is SHOP else None,
+    )
 
 
 def _plan(
@@ -134,7 +156,6 @@ def _plan(
     around: Surroundings,
     *,
     vital: bool = False,
-    pid_file: Path | None = None,
 ) -> Plan:
     return Plan(
         name=name,
@@ -142,12 +163,16 @@ def _plan(
         directory=service.directory,
         variables={**around.variables(service), "OTEL_SERVICE_NAME": name.replace(" ", "-")},
         vital=vital,
-        pid_file=pid_file,
     )
 
 
+def _tracing(endpoint: str) -> dict[str, str]:
+    # Spans leave after half a second instead of five, for those who watch.
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "500"}
+
+
 def _here(command: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the command with this interpreter, and with tools that are installed beside it."""
-    if command[0] == "python":
-        return (sys.executable, *command[1:])
-    return (sys.executable, "-m", *command)
+    """Return the command for this interpreter, also where its scripts are not on the PATH."""
+    program, *arguments = command
+    modules = {"python": (), "flask": ("-m", "flask"), "outbox-relay": ("-m", "outbox.cli.main")}
+    return (sys.executable, *modules[program], *arguments)

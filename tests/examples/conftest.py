@@ -33,6 +33,7 @@ def examples(request: pytest.FixtureRequest) -> Iterator[Examples]:
     if request.param == "embedded":
         with Examples() as running:
             yield running.ready()
+            assert running.stop() == 0  # by Ctrl-C
         return
     server = request.getfixturevalue("postgresql_server")
     kafka = request.getfixturevalue("kafka")
