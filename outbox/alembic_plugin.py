@@ -1,8 +1,8 @@
 """The plugin that Alembic finds by our entry point.
 
 Alembic loads it while it is itself half imported, so nothing of Alembic is imported here before it
-is needed, and this module cannot be in `outbox.alembic`, which needs all of it. It is loaded wherever both packages are installed: what fails here is an Alembic that cannot
-be imported.
+is needed, and this module cannot be in `outbox.alembic`, which needs all of it. It is loaded
+wherever both packages are installed: what fails here is an Alembic that cannot be imported.
 
 The entry point is called `alembic.autogenerate.outbox`, so that Alembic's own default,
 `autogenerate_plugins=["alembic.autogenerate.*"]`, includes it: a plugin that had to be named first
