@@ -39,7 +39,8 @@ def verdicts(check: Check, patient: Patient) -> list[Verdict]:
     except NotChecked as reason:
         return [skipped(str(reason), reason.advice)]
     except DatabaseUnavailable as error:
-        return [failed(str(error), "look at the database, then run this again")]
+        patient.away = check.id
+        return [failed(str(error), _advice(str(error)))]
     except SchemaMissing:
         return [skipped("the tables are not there (see schema)")]
     except _NO_ANSWER as error:
@@ -51,3 +52,9 @@ def verdicts(check: Check, patient: Patient) -> list[Verdict]:
                 "report this as a bug of outbox-relay",
             )
         ]
+
+
+def _advice(error: str) -> str:
+    if "statement pooling mode" in error:
+        return "let the pooler use pool_mode = transaction, or session, for this database"
+    return "look at the database, then run this again"

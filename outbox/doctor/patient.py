@@ -44,12 +44,21 @@ class Patient:
         self.older_than_s = older_than_s
         self.writer_role = writer_role
         self.relay_role = relay_role
-        self.database = _diagnosis(settings)
+        #: The check that found the database away; nobody waits for it again.
+        self.away: str | None = None
+        self._database = _diagnosis(settings)
         self._answers: dict[str, object] = {}
 
     def close(self) -> None:
         """Let go of the database."""
-        self.database.close()
+        self._database.close()
+
+    @property
+    def database(self) -> Diagnosis:
+        """Return what can be asked of every database. Raises NotChecked once it was away."""
+        if self.away is not None:
+            raise NotChecked(f"the database is away (see {self.away})")
+        return self._database
 
     @property
     def postgresql(self) -> PostgreSQLDiagnosis:

@@ -186,6 +186,28 @@ def test_without_a_broker_its_group_says_how_to_give_one(on_sqlite: Installation
     assert all("-X bootstrap.servers=HOST:PORT" in each["advice"] for each in of_broker)
 
 
+@pytest.mark.postgresql
+def test_a_database_that_goes_away_meanwhile_is_said_once(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a session that is ended while the doctor looks
+    from outbox.store.postgresql.diagnosis import PostgreSQLDiagnosis
+
+    def end(diagnosis: PostgreSQLDiagnosis) -> None:
+        pid = diagnosis.session.connection.info.backend_pid
+        installation.execute(f"select pg_terminate_backend({pid})")
+        with diagnosis._looking():
+            pass
+
+    monkeypatch.setattr(PostgreSQLDiagnosis, "slots", end)
+
+    # When, Then
+    report = installation.doctor()
+    assert report.code == 6
+    assert list(report.problems) == ["replication-slots"]
+    assert report.only("relay-name")["found"] == "the database is away (see replication-slots)"
+
+
 def test_a_check_that_breaks_hides_no_other(
     on_sqlite: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
