@@ -17,11 +17,13 @@ class HostSettings:
 
     `settings`: by the names of KEYS, librdkafka's properties as `kafka.<property>`; None is not
     given. They rank below flags and above the environment, since a framework's project has one
-    place for its settings. `source` is what `config show` says of them.
+    place for its settings. `source` is what `config show` says of them, `broker_at` where a broker
+    would be named among them.
     """
 
     settings: Mapping[str, object] = field(default_factory=dict)
     source: str = "host"
+    broker_at: str | None = None
 
     @property
     def kafka(self) -> dict[str, object]:

@@ -55,6 +55,7 @@ class Settings:
     cloudevents_source: str | None = None
     registry: Mapping[str, object] = field(default_factory=dict)
     topics: tuple[TopicRule, ...] = ()
+    broker_at: str | None = None
 
     def require_database(self) -> DatabaseUrl:
         """Return the database's URL, or raise ConfigurationError with all ways to give it."""
@@ -78,9 +79,11 @@ class Settings:
         Raises ConfigurationError, with all ways to give it, when there is no broker.
         """
         if not self.kafka.keys() & {"bootstrap.servers", "metadata.broker.list"}:
+            first = f"{self.broker_at}, " if self.broker_at else ""
             raise ConfigurationError(
-                "no broker: give -X bootstrap.servers=HOST:PORT, OUTBOX_KAFKA_BOOTSTRAP_SERVERS, "
-                f'or "bootstrap.servers" in the table [kafka] of {FILE_NAME}'
+                f"no broker: give {first}-X bootstrap.servers=HOST:PORT, "
+                'OUTBOX_KAFKA_BOOTSTRAP_SERVERS, or "bootstrap.servers" in the table [kafka] of '
+                f"{FILE_NAME}"
             )
         properties = dict(self.kafka)
         if "oauth_cb" in properties:
@@ -154,6 +157,7 @@ def load(
         cloudevents_source=values["cloudevents_source"],
         registry={name: given.value for name, given in registry.items()},
         topics=topics,
+        broker_at=host.broker_at,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from django.core.management import CommandError, call_command
 from django.db import connections, transaction
 from django.test import override_settings
@@ -20,6 +21,7 @@ from outbox.database import DatabaseUrl
 from outbox.django import add
 from outbox.django.hosting import database_url, host_settings
 from outbox.errors import ConfigurationError
+from tests.django.suite.shop.models import Order
 from tests.servers.kafka_topics import KafkaServer
 
 committing = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -161,6 +163,50 @@ def test_the_relay_delivers_what_was_committed(kafka: KafkaServer) -> None:
     (message,) = kafka.read(topic)
     assert (message.key(), message.value()) == (b"1", b'{"order":1}')
     assert json.loads(call("outbox_status", "--json"))["relays"][0]["lag_messages"] == 0
+
+
+@committing
+def test_a_consumer_gives_each_message_to_a_function_once(kafka: KafkaServer) -> None:
+    # Given a message that was delivered twice
+    topic = kafka.create_topic(partitions=1)
+    properties = {"bootstrap.servers": kafka.bootstrap_servers}
+    producer = Producer(properties)
+    for _ in range(2):
+        producer.produce(topic, b"{}", headers={"id": b"m-1"})
+    producer.flush()
+
+    # When it is consumed until nothing more comes
+    handler = "tests.django.suite.shop.billing.write_order"
+    options = ("--topic", topic, "--consumer", f"of-{topic}", "--until-idle", "1")
+    done = as_process("outbox_consume", handler, *options, KAFKA=properties)
+
+    # Then it took effect once
+    assert done.returncode == 0, done.stderr
+    assert list(Order.objects.values_list("customer", flat=True)) == ["m-1"]
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [
+        ("no.such.function", "No module named 'no'"),
+        ("os.path", "must be a function"),
+        ("tests.django.suite.shop.billing.asynchronous", "coroutine function"),
+    ],
+)
+def test_a_handler_that_is_none_is_refused_by_name(handler: str, reason: str) -> None:
+    with pytest.raises(CommandError, match=f"{handler}.*{reason}"):
+        call("outbox_consume", handler, "--topic", "orders", "--consumer", "billing")
+
+
+def test_a_consumer_without_a_broker_says_where_to_name_one() -> None:
+    handler = "tests.django.suite.shop.billing.write_order"
+    with (
+        override_settings(OUTBOX={}),
+        pytest.raises(CommandError, match=r"no broker.*OUTBOX\['KAFKA'\]") as refused,
+    ):
+        call("outbox_consume", handler, "--topic", "orders", "--consumer", "billing")
+
+    assert refused.value.returncode == 78
 
 
 # Where the database is
