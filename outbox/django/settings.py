@@ -34,6 +34,7 @@ from outbox.config.keys import KEYS
 from outbox.errors import ConfigurationError
 from outbox.names import Names
 from outbox.serialization.serializer import Serializer
+from outbox.topic.topic import TopicSerializer
 from outbox.writer.outbox import MAX_MESSAGE_BYTES, Outbox
 
 NAME = "OUTBOX"
@@ -64,7 +65,7 @@ class OutboxSettings:
     names: Names
     databases: tuple[str, ...] | None
     max_message_bytes: int
-    serializer: Serializer | None
+    serializer: Serializer | TopicSerializer | None
     lanes: Collection[str] | None
     kafka: Mapping[str, object]
     relay: Mapping[str, object]
@@ -163,16 +164,18 @@ def _aliases(given: Mapping[str, object]) -> tuple[str, ...] | None:
     return tuple(value)
 
 
-def _serializer(value: object) -> Serializer | None:
+def _serializer(value: object) -> Serializer | TopicSerializer | None:
     """Return the serializer: an object, a class, or the dotted path of either."""
     try:
         found = import_string(value) if isinstance(value, str) else value
     except ImportError as error:
         raise ConfigurationError(f"{NAME}['SERIALIZER']: {error}") from error
     made = found() if isinstance(found, type) else found
-    if made is not None and not callable(getattr(made, "serialize", None)):
+    if made is None or isinstance(made, TopicSerializer):
+        return made
+    if not callable(getattr(made, "serialize", None)):
         raise ConfigurationError(f"{NAME}['SERIALIZER'] {value!r} has no method serialize()")
-    return cast("Serializer | None", made)
+    return cast("Serializer", made)
 
 
 def follow_changes() -> None:

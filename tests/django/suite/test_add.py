@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connection, connections, transaction
 from django.test import TestCase, override_settings
@@ -18,7 +19,13 @@ from outbox import Message, NotInTransaction, Outbox, Topic
 from outbox.django import add, add_all
 from outbox.django.models import OutboxMessage
 from outbox.django.settings import current
-from outbox.errors import ConfigurationError, PayloadNotSerializable, SchemaMissing
+from outbox.errors import (
+    ConfigurationError,
+    MessageTooLarge,
+    PayloadNotSerializable,
+    SchemaMissing,
+    UnknownLane,
+)
 from tests.django.suite.routing import Router
 from tests.django.suite.shop.models import Order
 
@@ -229,6 +236,29 @@ def test_in_asynchronous_code_change_and_message_go_into_one_function() -> None:
     asyncio.run(sync_to_async(place, thread_sensitive=False)())
 
     assert topics() == ["orders"]
+
+
+class Shouting:
+    """A serializer of a project's own."""
+
+    content_type = "text/loud"
+
+    def serialize(self, payload: object) -> bytes:
+        return str(payload).upper().encode()
+
+
+@pytest.mark.django_db
+def test_the_settings_say_how_messages_are_written() -> None:
+    own = {"SERIALIZER": f"{__name__}.Shouting", "MAX_MESSAGE_BYTES": 20, "LANES": ["bulk"]}
+    with override_settings(OUTBOX={**settings.OUTBOX, **own}), transaction.atomic():
+        add("orders", "hello", lane="bulk")
+        with pytest.raises(MessageTooLarge):
+            add("orders", "x" * 30)
+        with pytest.raises(UnknownLane):
+            add("orders", "hello", lane="blk")
+
+    written = OutboxMessage.objects.get()
+    assert (bytes(written.payload or b""), written.content_type) == (b"HELLO", "text/loud")
 
 
 # Which database
