@@ -42,7 +42,10 @@ SHOP = Service(
     directory=EXAMPLES / "django_app",
     prepare=(("python", "manage.py", "migrate"), ("python", "manage.py", "let_me_in")),
     wsgi="shop.wsgi:application",
-    consumer=("python", "manage.py", "consume_invoices"),
+    consumer=(
+        *("python", "manage.py", "outbox_consume", "orders.invoices.take_answer"),
+        *("--topic", "invoices", "--consumer", "shop"),
+    ),
 )
 BILLING = Service(
     name="billing",

@@ -38,7 +38,7 @@ class Examples:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [EXAMPLES / "run", *arguments],
-            env=_environment(variables),
+            env=environment_of(variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -109,7 +109,8 @@ class Examples:
         self.process.stdout.close()
 
 
-def _environment(variables: dict[str, str]) -> dict[str, str]:
+def environment_of(variables: dict[str, str]) -> dict[str, str]:
+    """Return an environment without settings of whoever runs the tests, but with these."""
     kept = environment()
     for name in [name for name in kept if name.startswith(_FOREIGN)]:
         del kept[name]

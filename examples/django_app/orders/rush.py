@@ -15,16 +15,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from opentelemetry import trace
+from opentelemetry.context import Context
+
 from orders import billing, log
 from orders.catalogue import CATALOGUE
 from orders.models import Order, Rush
 from orders.placing import place_order
 
+tracer = trace.get_tracer("shop")
+
 CUSTOMERS = ("ada", "ben", "cleo", "dora", "emil")
 MOST_ORDERS = 60
 
 #: So many orders come before the relay may die, and so many follow for the one in its place.
-BEFORE = AFTER = 9
+BEFORE = AFTER = 6
 
 #: For so long a message that was sent may take to billing, seconds.
 _PATIENCE_S = 0.5
@@ -52,7 +57,9 @@ def rush_and_kill(pid_file: Path) -> Rush:
 
 def _place(rush: Rush) -> Order:
     customer = CUSTOMERS[rush.orders.count() % len(CUSTOMERS)]
-    return place_order(customer, [(CATALOGUE[0], 1)], rush)
+    # A trace of its own for each order, as if each had been a request.
+    with tracer.start_as_current_span("rush", context=Context()):
+        return place_order(customer, [(CATALOGUE[0], 1)], rush)
 
 
 @contextmanager
