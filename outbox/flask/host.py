@@ -10,11 +10,13 @@ from outbox.cli.invocation import Invocation
 from outbox.config.host import HostSettings
 from outbox.flask.current import state_of
 from outbox.flask.database import database_url
-from outbox.flask.settings import SOURCE
+from outbox.flask.settings import KAFKA, SOURCE
 
 if TYPE_CHECKING:
     from flask import Flask
     from flask.cli import ScriptInfo
+
+_BROKER_AT = f'app.config["{KAFKA}"] = {{"bootstrap.servers": …}}'
 
 
 class FlaskInvocation(Invocation):
@@ -50,7 +52,7 @@ def host_settings(app: Flask, environ: Mapping[str, str]) -> HostSettings:
     if "database_url" not in settings and not _is_given(environ):
         with app.app_context():
             settings["database_url"] = database_url(app, state.bind_arguments)
-    return HostSettings(settings, SOURCE)
+    return HostSettings(settings, SOURCE, broker_at=_BROKER_AT)
 
 
 def _is_given(environ: Mapping[str, str]) -> bool:

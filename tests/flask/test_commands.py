@@ -129,6 +129,10 @@ def test_the_app_s_own_test_runner_knows_the_commands(tmp_path: Path) -> None:
     failed = wrong.test_cli_runner().invoke(args=["outbox", "status"])
     assert failed.exit_code == 78
     assert "no database" in failed.stderr
+    url = f"--database-url=sqlite:///{tmp_path}/shop.db"
+    failed = wrong.test_cli_runner().invoke(args=["outbox", "run", "--drain", url])
+    assert failed.exit_code == 78
+    assert 'app.config["OUTBOX_KAFKA"] = {"bootstrap.servers": …}' in failed.stderr
 
 
 #: Each kind of app and each kind of database; a process takes a while to start.
