@@ -41,7 +41,9 @@ def version(connection: Connection, dialect: Dialect, place: Place, component: C
             bridge, postgresql.place(bridge, place.names), place.names, component
         )
     except ConfigurationError as error:
-        raise MigrationRefused(str(error)) from error
+        # It speaks of the command's options; here they are arguments.
+        said = str(error).replace("--schema", "schema=").replace("--table-prefix", "table_prefix=")
+        raise MigrationRefused(said) from error
 
 
 def create(connection: Connection, dialect: Dialect, place: Place, to: int) -> None:
@@ -140,7 +142,7 @@ def drop(connection: Connection, dialect: Dialect, place: Place, *, force: bool)
 def _refuse_loss(connection: Connection, dialect: Dialect, place: Place) -> None:
     if messages := count_undelivered(Bridge(connection), dialect, place.names):
         raise MigrationRefused(
-            f"{messages} messages are not delivered yet and would be lost with the log; let "
+            f"messages in the log: {messages} not delivered yet, which would be lost with it; let "
             "`outbox-relay run --drain` deliver them, or say op.drop_outbox(force=True)"
         )
 

@@ -36,7 +36,7 @@ def guard(dialect: Dialect, names: Names) -> str:
         )
     return (
         f"do $$ begin {_lock(names)}; if exists ({_undelivered(dialect, names)}) then "
-        "raise exception 'messages are not delivered yet and would be lost with the log; let "
+        "raise exception 'messages in the log are not delivered yet and would be lost with it; let "
         "`outbox-relay run --drain` deliver them, or say op.drop_outbox(force=True)'; "
         "end if; end $$"
     )

@@ -76,8 +76,8 @@ def of_columns() -> Iterator[Damage]:
         if kind != "column":
             continue
         column = name.removeprefix(f"{table}.")
-        key = name in keys or "primary key" in definition
-        yield from of_column(table, column, definition, key=key)
+        is_key = name in keys or "primary key" in definition
+        yield from of_column(table, column, definition, key=is_key)
 
 
 def of_column(table: str, column: str, definition: str, *, key: bool) -> Iterator[Damage]:
@@ -236,7 +236,7 @@ def test_the_check_names_what_was_changed(
     with connection.transaction(force_rollback=True):
         # Given tables without a fault
         # When somebody changes one thing
-        connection.execute(damage)  # type: ignore[call-overload] # our own text
+        connection.execute(damage)
         # Then the check says so
         problems = [finding.problem for finding in check_postgresql(connection, Names())]
         # (a table of versions that lost its marks is none of ours)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from outbox.errors import ConfigurationError
 from outbox.migrations import check, migrate
 from outbox.names import Names
 from outbox.schema import source
+from outbox.schema.postgresql import NATIVE
 from outbox.schema.source import Step
 from outbox.writer.outbox import Outbox
 from tests.alembic.project import Project, plain, synchronous
@@ -25,6 +25,8 @@ from tests.alembic.project import Project, plain, synchronous
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from outbox.database import Dialect
 
 CREATE, DROP = "op.create_outbox(version=1)", "op.drop_outbox()"
 
@@ -85,7 +87,7 @@ def test_what_fails_half_way_leaves_nothing(
     assert by_hand.tables() <= {"alembic_version"}
 
 
-def dialect_of(project: Project) -> source.Dialect:
+def dialect_of(project: Project) -> Dialect:
     """Return which of the two it is."""
     return "sqlite" if project.url.startswith("sqlite") else "postgresql"
 
@@ -236,14 +238,9 @@ def test_an_upgrade_keeps_cursors_recognised_as_native(
     else:
         project.upgrade()
     # Then each is still what it was
-    monkeypatch.undo()
-    problems = [finding.problem for finding in check(postgresql_url)]
-    assert [problem for problem in problems if "after_seq" not in problem] == []
-    project.run("alter table outbox_cursor alter after_seq type bigint")
-    project.run(
-        "update outbox_cursor set written_by = pg_current_xact_id() where relay = 'default'"
-    )
-    assert "the cursor of relay 'restored' was restored" in check(postgresql_url)[0].problem
+    native = "select relay from outbox_cursor where " + NATIVE
+    with closing(psycopg.connect(postgresql_url)) as connection:
+        assert connection.execute(native).fetchall() == [("default",)]
 
 
 def revisions(project: Project) -> list[str]:
@@ -260,7 +257,7 @@ def test_undelivered_messages_are_not_dropped(by_hand: Project) -> None:
     by_hand.upgrade()
     write(by_hand.url)
     # When the tables are to go, then they stay
-    with pytest.raises(CommandError, match="1 messages are not delivered yet"):
+    with pytest.raises(CommandError, match="1 not delivered yet"):
         by_hand.downgrade()
     assert check(plain(by_hand.url)) == []
 
@@ -355,7 +352,7 @@ def test_printed_sql_refuses_to_lose_messages(
     project.revision(CREATE, DROP)
     run_script(postgresql_url, project.printed())
     write(postgresql_url)
-    with pytest.raises(psycopg.errors.RaiseException, match="messages are not delivered yet"):
+    with pytest.raises(psycopg.errors.RaiseException, match="not delivered yet"):
         run_script(postgresql_url, project.printed(down="head:base"))
     assert check(postgresql_url) == []
 
@@ -376,7 +373,7 @@ def test_printed_sql_for_sqlite(new_project: Callable[..., Project], tmp_path: P
 def run_script(url: str, script: str) -> None:
     """Run a whole script, as psql does."""
     with closing(psycopg.connect(url, autocommit=True)) as connection:
-        connection.execute(script)  # type: ignore[call-overload] # our own text
+        connection.execute(script)
 
 
 def test_a_percent_sign_is_printed_once(new_project: Callable[..., Project]) -> None:
@@ -385,4 +382,6 @@ def test_a_percent_sign_is_printed_once(new_project: Callable[..., Project]) -> 
     env = project.directory / "migrations" / "env.py"
     env.write_text(env.read_text().replace('dialect_opts={"paramstyle": "named"},', ""))
     project.revision(CREATE)
-    assert re.search(r"/ 3600 % 4", project.printed())
+    printed = project.printed()
+    assert "%" in printed
+    assert "%%" not in printed
