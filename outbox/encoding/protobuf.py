@@ -43,10 +43,7 @@ class ProtobufEncoder(RegistryEncoder):
         if self._class is None or self._rule.version is not None:
             return super()._now()
         if self._current is None:
-            encode = self._registered(self._class)
-            # An empty message, so that the registry is asked now.
-            encode(b"{}", self._registration.context([]))
-            self._current = (None, encode)
+            self._current = (None, self._registered(self._class))
         return self._current[1]
 
     def _prepare(self, found: RegisteredSchema) -> Encode:
@@ -79,6 +76,9 @@ class ProtobufEncoder(RegistryEncoder):
             conf=registration.configuration()
             | {"auto.register.schemas": self._rule.register, "use.latest.version": False},
         )
+
+        # It asks the registry at its first message, and that must not be one that may be refused.
+        serialize(message_class(), registration.context([]))
 
         def encode(payload: bytes, context: Any) -> bytes:
             message = _filled(message_class, parsed_json(payload), self._rule)

@@ -57,7 +57,8 @@ class SchemaRegistry:
         self.url = shown_url(given)
         fresh_s = given.pop("cache.latest.ttl.sec", _FRESH_S)
         self._fresh_s = float(str(fresh_s))
-        self._client = _make_client({**_DEFAULTS, **given})
+        # The client's own memory of what is newest has no end, or ends where ours must go on.
+        self._client = _make_client({**_DEFAULTS, **given, "cache.latest.ttl.sec": 0})
         self._clock = clock
         self._newest: dict[tuple[str, str | None], _Known] = {}
         self._versions: dict[tuple[str, int, str | None], RegisteredSchema] = {}

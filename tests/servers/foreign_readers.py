@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,33 @@ def java_reads_avro(schema: str, data: bytes) -> Any:
 
 def protoc_reads(directory: Path, file: str, message: str, data: bytes) -> str:
     """Return what protoc makes of bytes, in Protobuf's text format."""
-    return _run([_protoc(), f"--decode={message}", f"-I{directory}", file], data)
+    return _run([_protoc(), f"--decode={message}", *_imports(directory), file], data)
 
 
 def protoc_compiles(directory: Path, file: str, into: Path) -> None:
     """Compile a .proto file to a descriptor set, as a user would."""
     options = ["--include_imports", f"--descriptor_set_out={into}"]
-    _run([_protoc(), *options, f"-I{directory}", file])
+    _run([_protoc(), *options, *_imports(directory), file])
 
 
 def _run(command: list[str], data: bytes = b"") -> str:
     done = subprocess.run(command, input=data, capture_output=True, timeout=60)
     assert not done.returncode, done.stderr.decode()
     return done.stdout.decode()
+
+
+def _imports(directory: Path) -> list[str]:
+    return [f"-I{directory}", f"-I{_well_known()}"]
+
+
+@functools.cache
+def _well_known() -> Path:
+    """Return where the files are that come with protoc."""
+    target = _readers() / "include"
+    if not target.exists():
+        with zipfile.ZipFile(next(_readers().glob("protobuf-java-*.jar"))) as jar:
+            jar.extractall(target, [name for name in jar.namelist() if name.endswith(".proto")])
+    return target
 
 
 @functools.cache
