@@ -117,7 +117,9 @@ def _refuse_unknown(ignored: Iterable[str]) -> None:
     known = [check.id for check in CHECKS]
     for name in ignored:
         if name not in known:
-            raise click.BadParameter(f"{name!r} is no check; known are {', '.join(known)}")
+            raise click.BadParameter(
+                f"{name!r} is no check; known are {', '.join(known)}", param_hint="--ignore"
+            )
 
 
 def _connect(patient: Patient) -> None:
@@ -173,7 +175,8 @@ def _line(finding: Finding, checks: str) -> str:
 
 
 def _styled(text: str, *, fg: str | None = None, bold: bool = False) -> str:
-    return text if os.environ.get("NO_COLOR") else click.style(text, fg=fg, bold=bold or None)
+    plain = os.environ.get("NO_COLOR") or not (fg or bold)
+    return text if plain else click.style(text, fg=fg, bold=bold or None)
 
 
 def _is_for_people() -> bool:

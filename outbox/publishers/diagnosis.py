@@ -24,7 +24,7 @@ _ASK_TIMEOUT_S = 5.0
 _SOCKET_TIMEOUT_S = 2.0
 
 #: Once librdkafka has complained, it may still succeed with another address for this long.
-_GRACE_S = 1.5
+_GRACE_S = 1.0
 
 
 class BrokerSilent(BrokerUnavailable):
@@ -92,7 +92,7 @@ class BrokerDiagnosis:
         while True:
             asked = time.monotonic()
             try:
-                found = admin.list_topics(timeout=1.0)
+                found = admin.list_topics(timeout=0.5)
             except KafkaException as error:
                 with suppress(KafkaException, SystemError):
                     admin.poll(0)  # hands out what librdkafka complains of
@@ -248,7 +248,8 @@ def _state(topic: str, future: Any, settings: Mapping[str, str] | None) -> Topic
     try:
         found = future.result()
     except KafkaException as error:
-        if error.args[0].retriable() and error.args[0].name().startswith("_"):
+        # librdkafka's own errors are not about the topic: no answer, or too old a broker.
+        if error.args[0].name().startswith("_"):
             raise BrokerUnavailable(f"Kafka did not answer: {error.args[0].str()}") from error
         return TopicState(topic, error=(error.args[0].name(), error.args[0].str()))
     operations = found.authorized_operations

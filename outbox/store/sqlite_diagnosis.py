@@ -41,14 +41,11 @@ class SQLiteDiagnosis(SQLiteStore):
                 f"the SQLite file {path} does not exist; run `outbox-relay migrate`"
             )
         try:
-            self._open = sqlite3.connect(
-                f"file:{quote(str(path.absolute()))}?mode=ro",
-                uri=True,
-                timeout=_BUSY_S,
-                isolation_level=None,
-            )
-        except sqlite3.Error as error:
+            self._open = _opened(path)
+        except sqlite3.OperationalError as error:
             raise DatabaseUnavailable(f"cannot open the SQLite file {path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise ConfigurationError(f"{path} is no SQLite file: {error}") from error
 
     @contextmanager
     def _looking(self) -> Iterator[sqlite3.Connection]:
@@ -157,6 +154,21 @@ class SQLiteDiagnosis(SQLiteStore):
     def holders(self) -> list[Blocker]:
         """Return nothing: an open transaction keeps other writers out, and holds no messages."""
         return self.blockers()
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode=ro",
+        uri=True,
+        timeout=_BUSY_S,
+        isolation_level=None,
+    )
+    try:
+        connection.execute("pragma schema_version")  # reads the file for the first time
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def _number(version: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -41,7 +42,10 @@ def sick_postgresql() -> Iterator[PrivatePostgreSQL]:
 
 @pytest.fixture(scope="package")
 def sick_kafka() -> Iterator[KafkaCluster]:
-    with require(lambda: KafkaCluster(3, proxied=(1,), settings=KAFKA)) as cluster:
+    cluster = require(lambda: KafkaCluster(3, proxied=(1,), settings=KAFKA))
+    with cluster, socket.socket() as taken:
+        # Bound and not listening: nobody else can come to serve it.
+        taken.bind(("127.0.0.1", cluster.broker(1).advertised_port or 0))
         yield cluster
 
 
@@ -73,15 +77,22 @@ def installation(empty: Installation) -> Installation:
 
 
 @pytest.fixture
-def with_kafka(installation: Installation, sick_kafka: KafkaCluster) -> Installation:
-    """Give the tables on PostgreSQL, and three brokers."""
-    installation.bootstrap = sick_kafka.bootstrap_servers
-    return installation
-
-
-@pytest.fixture
 def on_sqlite(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Installation]:
     """Give the tables in a SQLite file."""
     with closing(Installation(f"sqlite:///{tmp_path}/log.db", capsys)) as installation:
         assert installation.relay("migrate") == 0
         yield installation
+
+
+@pytest.fixture
+def with_kafka(on_sqlite: Installation, sick_kafka: KafkaCluster) -> Installation:
+    """Give the tables in a SQLite file, which is quickly made, and three brokers."""
+    on_sqlite.bootstrap = sick_kafka.bootstrap_servers
+    return on_sqlite
+
+
+@pytest.fixture
+def whole(installation: Installation, sick_kafka: KafkaCluster) -> Installation:
+    """Give the tables on PostgreSQL, and three brokers."""
+    installation.bootstrap = sick_kafka.bootstrap_servers
+    return installation

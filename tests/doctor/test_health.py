@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,17 +19,17 @@ REPLICATED = [[1, 2, 3], [2, 3, 1]]
 @pytest.mark.postgresql
 @pytest.mark.kafka
 def test_a_healthy_installation_shows_no_findings(
-    with_kafka: Installation, sick_kafka: KafkaCluster
+    whole: Installation, sick_kafka: KafkaCluster
 ) -> None:
     # Given tables, roles with their rights, a topic with replicas, and a relay that has delivered
     topic = sick_kafka.create_topic(replica_assignment=REPLICATED, min_insync_replicas="2")
-    with_kafka.execute("drop role if exists healthy_writer", "create role healthy_writer login")
-    with_kafka.relay("migrate", "--writer-role", "healthy_writer")
-    with_kafka.add(topic)
-    assert with_kafka.relay("run", "--drain") == 0
+    whole.execute("drop role if exists healthy_writer", "create role healthy_writer login")
+    whole.relay("migrate", "--writer-role", "healthy_writer")
+    whole.add(topic)
+    assert whole.relay("run", "--drain") == 0
 
     # When the doctor looks
-    report = with_kafka.doctor("--strict", "--older-than", "0", "--writer-role", "healthy_writer")
+    report = whole.doctor("--strict", "--older-than", "0", "--writer-role", "healthy_writer")
 
     # Then nothing is found, and hardly anything is left out
     assert report.problems == {}
@@ -50,17 +51,17 @@ def test_a_healthy_sqlite_file_shows_no_findings(on_sqlite: Installation) -> Non
 @pytest.mark.postgresql
 @pytest.mark.kafka
 def test_the_relays_role_of_least_rights_can_be_the_doctor(
-    with_kafka: Installation, sick_kafka: KafkaCluster
+    whole: Installation, sick_kafka: KafkaCluster
 ) -> None:
     # Given a role that has what a relay needs and no more
     topic = sick_kafka.create_topic(replica_assignment=REPLICATED, min_insync_replicas="2")
-    with_kafka.add(topic)
-    with_kafka.execute("drop role if exists least", "create role least login")
-    with_kafka.relay("migrate", "--relay-role", "least")
-    with_kafka.url = with_kafka.url.replace("postgres@", "least@")
+    whole.add(topic)
+    whole.execute("drop role if exists least", "create role least login")
+    whole.relay("migrate", "--relay-role", "least")
+    whole.url = whole.url.replace("postgres@", "least@")
 
     # When it looks
-    report = with_kafka.doctor("--strict")
+    report = whole.doctor("--strict")
 
     # Then it sees all but what others do
     assert report.problems == {}
@@ -72,15 +73,15 @@ def test_the_relays_role_of_least_rights_can_be_the_doctor(
 
 @pytest.mark.postgresql
 @pytest.mark.kafka
-def test_it_leaves_everything_as_it_was(with_kafka: Installation, sick_kafka: KafkaCluster) -> None:
+def test_it_leaves_everything_as_it_was(whole: Installation, sick_kafka: KafkaCluster) -> None:
     """Not even a topic is made by asking for it, on a broker that makes topics when asked."""
-    with_kafka.add("never-created-by-asking")
-    before = contents(with_kafka)
+    whole.add("never-created-by-asking")
+    before = contents(whole)
 
-    report = with_kafka.doctor()
+    report = whole.doctor()
 
     assert report.outcome("topics") == "failed"
-    assert contents(with_kafka) == before
+    assert contents(whole) == before
     assert "never-created-by-asking" not in topics_of(sick_kafka)
 
 
@@ -108,7 +109,8 @@ def test_a_table_that_is_locked_is_not_waited_for(installation: Installation) ->
 
     # When the doctor looks
     began = time.monotonic()
-    report = installation.doctor("--ignore", "schema")
+    ignored = ("schema", "hot-queries", "sequence-cache", "topics", "log-size")
+    report = installation.doctor(*(word for each in ignored for word in ("--ignore", each)))
 
     # Then it gives up each such question soon, and says so
     assert time.monotonic() - began < 15
@@ -125,6 +127,12 @@ def test_a_missing_sqlite_file_is_a_finding(on_sqlite: Installation) -> None:
     report = on_sqlite.doctor()
     assert report.code == 6
     assert "does not exist" in report.only("schema")["found"]
+
+
+def test_a_file_that_is_no_database_exits_78(on_sqlite: Installation, tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database\n" * 100)
+    on_sqlite.url = f"sqlite:///{tmp_path}/text.db"
+    assert on_sqlite.relay("doctor") == 78
 
 
 def test_warnings_alone_exit_0_and_strictly_6(on_sqlite: Installation) -> None:
