@@ -194,6 +194,17 @@ def test_savepoints_stand_for_transactions_within_a_test(begin: Any, database: D
         assert connection.execute("select * from inbox_message").fetchall() == []
 
 
+@pytest.mark.parametrize("begin", WAYS, ids=lambda begin: begin.__name__)
+def test_the_end_of_a_savepoint_commits_nothing(begin: Any, database: Database) -> None:
+    """SQLite's first savepoint would be a transaction, if nothing began one before."""
+    with begin(database) as transaction:
+        with savepoints(transaction)():
+            Outbox().add(transaction, "orders", {"order": 1})
+        transaction.rollback()
+
+    assert database.rows() == []
+
+
 def test_savepoints_of_anything_else_are_refused() -> None:
     """With what to pass."""
     with pytest.raises(TypeError, match=r"savepoints\(\) needs"):
