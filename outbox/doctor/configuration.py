@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from outbox.config.kafka_properties import is_secret
 from outbox.doctor.check import Verdict, check, failed, warning
 from outbox.doctor.patient import Patient
-from outbox.errors import ConfigurationError
+from outbox.errors import ConfigurationError, MissingExtra
 from outbox.writer.outbox import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def producer_properties(answer: tuple[Mapping[str, object], str | None]) -> Iter
     """Judge the properties of the relay's producer; with what librdkafka says of them."""
     properties, complaint = answer
     if complaint:
-        yield failed(complaint, "`outbox-relay config show` says where each property came from")
+        advice = "`outbox-relay config show` says where each property came from"
+        yield failed(complaint, "" if "pip install" in complaint else advice)
     if str(properties.get("allow.auto.create.topics", "")).lower() == "true":
         yield warning(
             "allow.auto.create.topics is true: a misspelt topic is created with the broker's"
@@ -128,10 +129,9 @@ def producer_properties(answer: tuple[Mapping[str, object], str | None]) -> Iter
 
 
 def _try_properties(patient: Patient) -> tuple[Mapping[str, object], str | None]:
-    broker = patient.broker()
     try:
-        broker.try_properties()
-    except ConfigurationError as error:
+        patient.broker().try_properties()
+    except (ConfigurationError, MissingExtra) as error:
         return patient.settings.kafka, str(error)
     return patient.settings.kafka, None
 

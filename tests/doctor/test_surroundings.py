@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,27 @@ def test_traffic_that_others_can_read_or_forge(
     assert words in report.only("encryption")["found"]
 
 
+def test_a_callback_that_cannot_be_imported(on_sqlite: Installation) -> None:
+    on_sqlite.bootstrap = "127.0.0.1:1"
+    report = on_sqlite.doctor("-X", "oauth_cb=nowhere:token")
+    assert report.outcome("kafka-properties") == "failed"
+    assert "'nowhere:token' cannot be imported" in report.only("kafka-properties")["found"]
+
+
 # Libraries
+
+
+def test_a_broker_without_its_client(
+    on_sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    on_sqlite.bootstrap = "127.0.0.1:1"
+
+    report = on_sqlite.doctor()
+
+    assert report.outcome("kafka-properties") == "failed"
+    assert 'pip install "outbox-relay[kafka]"' in report.only("kafka-properties")["found"]
+    assert report.outcome("relay-served") == "ok"
 
 
 def test_a_library_with_known_faults(on_sqlite: Installation, packages: Path) -> None:
