@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
 from django.db.models import Q
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 
@@ -93,6 +95,7 @@ class ReadOnlyAdmin(_ModelAdmin):
 
     actions = None
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # they count, once for every choice of a filter
     paginator = CappedPaginator
 
     def get_queryset(self, request: HttpRequest) -> Any:
@@ -116,7 +119,7 @@ class ReadOnlyAdmin(_ModelAdmin):
 class OutboxMessageAdmin(ReadOnlyAdmin):
     """The log. Payloads are for those with the permission `outbox_relay.view_payload`."""
 
-    list_display = ("seq", "created_at", "topic", "key", "type", "message_id", "trace_id")
+    list_display = ("seq", "written_at", "topic", "key", "type", "message_id", "trace_id")
     list_filter = (DatabaseFilter, TopicFilter, TypeFilter, AgeFilter)
     list_per_page = 50
     list_max_show_all = 200
@@ -124,7 +127,7 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
     search_fields = ("message_id", "key", "topic", "type")
     search_help_text = f"An id, key, topic or type as a whole, among the newest {WINDOW:,} messages"
     fields = (
-        *("seq", "message_id", "created_at", "topic", "key", "type", "lane"),
+        *("seq", "message_id", "written_at", "topic", "key", "type", "lane"),
         *("content_type", "headers", "trace_id", "traceparent", "tracestate", "pretty_payload"),
     )
 
@@ -153,6 +156,13 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
     def get_changelist(self, *_: Any, **__: Any) -> type[ChangeList]:
         """Return the list with the banner."""
         return MessageChangeList
+
+    @admin.display(description="written at")
+    def written_at(self, message: OutboxMessage) -> str:
+        """Return the time with its seconds, which Django's own format leaves out."""
+        moment = message.created_at
+        here = timezone.localtime(moment) if settings.USE_TZ else moment
+        return here.isoformat(sep=" ", timespec="seconds")
 
     @admin.display(description="trace id")
     def trace_id(self, message: OutboxMessage) -> str:

@@ -56,9 +56,10 @@ def _line(state: RelayStatus) -> Line:
     who = f"Relay {state.relay}" + ("" if state.lane == "default" else f", lane {state.lane}")
     if not state.lag_messages:
         return Line("success", f"{who}: everything is delivered.")
-    what = f"{who}: {waiting(state)} messages wait, the oldest for {age(state.lag_seconds)}"
+    what = f"{who}: {waiting(state)} waiting, the oldest for {age(state.lag_seconds)}."
     if not is_served(state):
         name = "" if state.relay == "default" else f" --name {state.relay}"
-        return Line("error", f"{what}, and no process delivers them: manage.py outbox_relay{name}")
+        text = f"{what} No process delivers them; start one: manage.py outbox_relay{name}"
+        return Line("error", text)
     late = (state.lag_seconds or 0.0) > LATE_S
-    return Line("warning" if late else "success", f"{what}; {state.owner} delivers them.")
+    return Line("warning" if late else "success", f"{what} {state.owner} delivers them.")

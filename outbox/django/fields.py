@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
+from django.conf import settings
 from django.core import exceptions
 from django.db import models
+from django.utils import timezone
 
 # Any: Django's own signatures of these hooks.
 
@@ -37,8 +39,11 @@ class MomentField(_DateTimeField):
         return moment
 
     def from_db_value(self, value: Any, _expression: object, _connection: object) -> Any:
-        """Return an aware datetime."""
-        return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value
+        """Return a datetime as USE_TZ wants it."""
+        if not isinstance(value, int | float):
+            return value
+        moment = datetime.fromtimestamp(value, UTC)
+        return moment if settings.USE_TZ else timezone.make_naive(moment)
 
 
 class MessageIdField(_Field):

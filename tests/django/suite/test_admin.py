@@ -161,6 +161,17 @@ def test_counting_has_an_end_and_the_list_says_so(
     assert all("LIMIT 3" in sql for sql in counts)
 
 
+def test_filters_count_nothing(client: Client) -> None:
+    written()
+
+    assert "_facets" not in page(client, MESSAGES)
+    with CaptureQueriesContext(connections["default"]) as plain:
+        page(client, MESSAGES)
+    with CaptureQueriesContext(connections["default"]) as asked:
+        page(client, f"{MESSAGES}?_facets=True")
+    assert len(asked) == len(plain)
+
+
 def test_a_search_has_an_end(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "WINDOW", 1)
     written("old")
@@ -174,7 +185,7 @@ def test_red_when_messages_wait_and_no_relay_runs(client: Client) -> None:
 
     shown = page(client, MESSAGES)
 
-    assert '<li class="error">Relay default: 1 messages wait' in shown
+    assert '<li class="error">Relay default: 1 waiting' in shown
     assert "manage.py outbox_relay" in shown
 
 
@@ -190,9 +201,9 @@ def test_green_while_a_relay_delivers_and_yellow_when_it_is_late(client: Client)
     past = "now() - interval '5 minutes'" if postgresql else "unixepoch() - 300"
     execute(f"update {cursor} set owner = 'host:1', lease_until = {soon}")
 
-    assert '<li class="success">Relay default: 1 messages wait' in page(client, CURSORS)
+    assert '<li class="success">Relay default: 1 waiting' in page(client, CURSORS)
     execute(f"update {log} set created_at = {past}")
-    assert '<li class="warning">Relay default: 1 messages wait' in page(client, CURSORS)
+    assert '<li class="warning">Relay default: 1 waiting' in page(client, CURSORS)
 
 
 def test_red_when_there_is_no_relay_name(client: Client) -> None:

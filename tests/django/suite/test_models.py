@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connections, transaction
-from django.test import TransactionTestCase
+from django.test import TransactionTestCase, override_settings
+from django.utils import timezone
 
 from outbox.django import add
 from outbox.django.inbox import record
@@ -34,6 +35,16 @@ def test_messages_are_found_by_id_and_by_time() -> None:
     assert OutboxMessage.objects.filter(message_id__in=[message.id]).count() == 1
     assert OutboxMessage.objects.filter(created_at__range=(now - hour, now + hour)).count() == 1
     assert OutboxMessage.objects.filter(created_at__gt=now + hour).count() == 0
+
+
+def test_without_time_zones_times_are_naive_and_can_be_compared() -> None:
+    with override_settings(USE_TZ=False), transaction.atomic():
+        add("orders", {})
+        now = timezone.now()
+
+        recent = OutboxMessage.objects.filter(created_at__gt=now - timedelta(minutes=1)).get()
+
+        assert abs(recent.created_at - now) < timedelta(minutes=1)
 
 
 def test_cursors_can_be_read() -> None:
