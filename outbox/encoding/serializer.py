@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -19,7 +20,8 @@ class RegistrySerializer:
     `registry`: properties of the registry's client, of which `url` is needed; the others are what
     the table of a topic may hold in outbox.toml. It registers nothing, since that would stay if the
     transaction does not. A schema that is not known yet is asked for: call `load` when the
-    application starts, and no transaction ever waits for the registry. Thread-safe.
+    application starts, and no transaction ever waits for the registry. What is known then is used
+    until the process ends, unless the property `cache.latest.ttl.sec` says otherwise. Thread-safe.
 
     Raises PayloadNotSerializable naming the field; RegistryUnavailable.
     """
@@ -37,7 +39,8 @@ class RegistrySerializer:
         version: int | None = None,
         unknown_fields: Literal["refuse", "ignore"] = "refuse",
     ) -> None:
-        self._registry = SchemaRegistry(registry)
+        # A look whether there is a newer version would be somebody's transaction that waits.
+        self._registry = SchemaRegistry({"cache.latest.ttl.sec": math.inf, **registry})
         self._options: dict[str, Any] = {
             "encode": encode,
             "schema": schema,
