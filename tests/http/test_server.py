@@ -94,6 +94,8 @@ def test_clients_that_say_nothing_keep_nobody_out(server: HttpServer) -> None:
     began = time.monotonic()
     assert ask(server, "GET", "/livez").status == 200
     assert time.monotonic() - began < module.MOST_SECONDS / 2
+    # And they do not cost a thread each
+    assert len(server._server._open) <= module.MOST_CONNECTIONS + 1
     for client in silent:
         client.close()
 
