@@ -81,6 +81,7 @@ def _publishers(settings: Settings) -> Callable[[], Publisher]:
     from outbox.encoding.encodings import Encodings
     from outbox.encoding.publisher import EncodingPublisher
 
+    settings.make_importable()  # a schema may be a class
     encodings = Encodings(
         settings.topics,
         settings.registry,

@@ -90,11 +90,17 @@ class Settings:
             properties["oauth_cb"] = self._function(callback_name(properties["oauth_cb"]))
         return properties
 
+    def make_importable(self) -> None:
+        """Let modules be imported from the directory that the command was called in.
+
+        A command's path begins with the directory of its own program.
+        """
+        if str(self.directory) not in sys.path:
+            sys.path.insert(0, str(self.directory))
+
     def _function(self, name: str) -> object:
         module, _, function = name.partition(":")
-        if str(self.directory) not in sys.path:
-            # A command's path begins with its own directory, not with the one it was called in.
-            sys.path.insert(0, str(self.directory))
+        self.make_importable()
         try:
             found: object = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
@@ -135,7 +141,7 @@ def load(
     found |= {f"kafka.{name}": given for name, given in sorted(kafka.items())}
     values: dict[str, Any] = {name: entry.value for name, entry in found.items()}
     registry = find_registry(environ, table, file)
-    topics = read_rules(table.get("topics", {}), (directory / file).parent)
+    topics = _rules(table, directory / file)
     found |= dict((*shown_registry(registry), *shown_rules(topics, file)))
     return Settings(
         database_url=_url(found["database_url"]),
@@ -159,6 +165,13 @@ def load(
         topics=topics,
         broker_at=host.broker_at,
     )
+
+
+def _rules(table: Mapping[str, object], file: Path) -> tuple[TopicRule, ...]:
+    try:
+        return read_rules(table.get("topics", {}), file.parent)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {error}") from error
 
 
 def _url(found: Found) -> DatabaseUrl | None:

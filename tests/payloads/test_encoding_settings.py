@@ -124,8 +124,9 @@ def test_variables_win_and_may_name_files(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, sentence: str) -> None:
-    with pytest.raises(ConfigurationError, match=sentence):
+    with pytest.raises(ConfigurationError, match=sentence) as caught:
         settings(tmp_path, text)
+    assert any(word in str(caught.value) for word in ("outbox.toml", "cloudevents"))
 
 
 def test_a_name_goes_before_patterns_and_those_in_their_order() -> None:
