@@ -14,7 +14,7 @@ from django.db import DatabaseError, connections
 
 from outbox.config.kafka_properties import check_property
 from outbox.django.apps import LABEL
-from outbox.django.connection import has_tables, routed_alias
+from outbox.django.connection import engine_problem, has_tables, routed_alias
 from outbox.django.settings import (
     NAME,
     RELAY_KEYS,
@@ -26,9 +26,7 @@ from outbox.django.settings import (
 )
 from outbox.django.state import read_versions
 from outbox.errors import ConfigurationError, OutboxError, SchemaMissing, SchemaTooOld
-from outbox.schema.source import check_names
 from outbox.schema.version import require_schema
-from outbox.transactions.opening import supported_dialect
 
 if TYPE_CHECKING:
     from outbox.schema.version import Component
@@ -104,11 +102,14 @@ def _relay_problems(settings: OutboxSettings) -> Iterator[str]:
 
 def check_databases(**_: Any) -> list[CheckMessage]:
     """Check which databases are to have the tables; connects to none."""
-    settings = _settings()
-    if settings is None:
+    if _settings() is None:
         return []
     aliases = [alias for alias in connections.settings if has_tables(alias)]
-    found = [problem for alias in aliases for problem in _engine_problems(alias, settings)]
+    found: list[CheckMessage] = [
+        _error("E004", f"Database {alias!r}: {problem}.", f"See {NAME}['DATABASES'].")
+        for alias in aliases
+        if (problem := engine_problem(alias))
+    ]
     if not aliases:
         found.append(
             checks.Warning(
@@ -118,16 +119,6 @@ def check_databases(**_: Any) -> list[CheckMessage]:
             )
         )
     return found + _routing_problems()
-
-
-def _engine_problems(alias: str, settings: OutboxSettings) -> Iterator[CheckMessage]:
-    try:
-        check_names(supported_dialect(connections[alias].vendor), settings.names)
-    except ConfigurationError as error:
-        # Without a word on where they are to be, every database may have them: not a mistake yet.
-        if settings.databases is not None or alias == "default":
-            hint = f"Leave {alias!r} out of {NAME}['DATABASES'], or choose another engine."
-            yield _error("E004", f"Database {alias!r}: {error}.", hint)
 
 
 def _routing_problems() -> list[CheckMessage]:
@@ -157,9 +148,7 @@ def check_tables(*, databases: Sequence[str] | None = None, **_: Any) -> list[Ch
 
 
 def _table_problems(alias: str) -> list[CheckMessage]:
-    try:
-        supported_dialect(connections[alias].vendor)
-    except ConfigurationError:  # which is E004
+    if engine_problem(alias):  # which is E004
         return []
     try:
         versions = read_versions(alias)

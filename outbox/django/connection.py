@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from django.apps import apps
-from django.db import connections, router
+from django.db import DEFAULT_DB_ALIAS, connections, router
 
 from outbox.django.apps import LABEL
 from outbox.django.settings import NAME, current
 from outbox.errors import ConfigurationError
+from outbox.schema.source import check_names
+from outbox.transactions.opening import Dialect, supported_dialect
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -48,6 +50,19 @@ def problem_of(using: str) -> str | None:
         return f"{NAME}['DATABASES'] names {', '.join(map(repr, chosen)) or 'no alias'}"
     if not router.allow_migrate(using, LABEL):
         return f"the routers allow no migration of {LABEL} there, so it has no tables"
+    # Where nobody has said which databases are to have them, another engine is no mistake.
+    return engine_problem(using) if chosen is None and using != DEFAULT_DB_ALIAS else None
+
+
+def engine_problem(using: str) -> str | None:
+    """Say why the engine of an alias can have no tables of ours, or None."""
+    vendor = connections[using].vendor
+    if vendor not in get_args(Dialect):
+        return f"its engine is {vendor}, and the tables need PostgreSQL or SQLite"
+    try:
+        check_names(supported_dialect(vendor), current().names)
+    except ConfigurationError as error:
+        return str(error)
     return None
 
 

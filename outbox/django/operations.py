@@ -12,14 +12,14 @@ from django.core.management.base import CommandError
 from django.db import connections
 from django.db.migrations.operations.base import Operation
 
-from outbox.django.connection import has_tables
+from outbox.django.connection import engine_problem, has_tables
 from outbox.django.plain import PlainConnection
 from outbox.django.settings import NAME, current
 from outbox.django.state import read_versions, undelivered
 from outbox.errors import ConfigurationError, OutboxError
 from outbox.schema.applying import apply_postgresql, apply_sqlite
 from outbox.schema.dropping import drop_statements
-from outbox.schema.source import check_names, steps
+from outbox.schema.source import steps
 from outbox.schema.version import SCHEMA_VERSION, require_schema
 from outbox.transactions.opening import supported_dialect
 
@@ -64,9 +64,9 @@ class ApplySteps(Operation):
     ) -> None:
         """Make or upgrade the tables, unless this database is to have none."""
         using = schema_editor.connection.alias
-        if not has_tables(using):
-            return
         with _explained(using):
+            if not has_tables(using):
+                return
             if schema_editor.collect_sql:
                 _collect(schema_editor, self._statements(using))
             else:
@@ -77,9 +77,9 @@ class ApplySteps(Operation):
     ) -> None:
         """Drop the tables, unless messages wait in them."""
         using = schema_editor.connection.alias
-        if self.version > 1 or not has_tables(using):
-            return
         with _explained(using):
+            if self.version > 1 or not has_tables(using):
+                return
             if not schema_editor.collect_sql:
                 _check_droppable(using)
             names = current().names
@@ -108,9 +108,9 @@ def _collect(schema_editor: Any, statements: Iterator[str]) -> None:
 def _apply(using: str, version: int) -> None:
     connection: Any = PlainConnection(connections[using])
     names = current().names
-    dialect = supported_dialect(_vendor(using))
-    check_names(dialect, names)
-    apply = apply_sqlite if dialect == "sqlite" else apply_postgresql
+    if problem := engine_problem(using):
+        raise ConfigurationError(problem)
+    apply = apply_sqlite if _vendor(using) == "sqlite" else apply_postgresql
     apply(connection, names, up_to=version)
     _check_compatible(using)
 

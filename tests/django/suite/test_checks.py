@@ -13,8 +13,9 @@ from django.core.checks import run_checks
 from django.db import connections, transaction
 from django.test import override_settings
 
-from outbox.django import checks
+from outbox.django import add, checks
 from outbox.django.settings import current
+from outbox.errors import ConfigurationError
 from tests.django.suite.routing import Router
 
 
@@ -88,7 +89,18 @@ def test_e004_a_database_that_is_neither_postgresql_nor_sqlite(
 
     assert found() == []  # nobody said that it is to have the tables
     ((number, text, _),) = found(OUTBOX={"DATABASES": ["default", "other"]})
-    assert (number, "'oracle'" in text) == ("E004", True)
+    assert (number, "oracle" in text) == ("E004", True)
+
+
+@pytest.mark.django_db
+def test_a_database_of_another_engine_is_left_alone_unless_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections["other"], "vendor", "oracle")
+
+    assert checks.check_tables(databases=["other"]) == []
+    with pytest.raises(ConfigurationError, match=r"its engine is oracle.*nothing was written$"):
+        add("orders", {}, using="other")
 
 
 @pytest.mark.parametrize(

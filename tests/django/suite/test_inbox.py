@@ -63,6 +63,12 @@ def test_the_handler_gets_the_connection_of_the_alias_in_a_transaction() -> None
 
 
 @committing
+def test_a_handler_within_another_transaction_is_refused_since_it_would_not_commit() -> None:
+    with transaction.atomic(), pytest.raises(RuntimeError, match="durable"):
+        handle(place)
+
+
+@committing
 def test_between_messages_connections_are_closed_as_between_requests() -> None:
     handle(place)
 
