@@ -49,6 +49,8 @@ class MockKafka:
             self._library.rd_kafka_destroy(self._client)
             raise OutboxError(f"librdkafka made no mock cluster of {brokers} brokers")
         self._brokers = brokers
+        # Nobody else will join a consumer group a moment later, and three seconds are long.
+        self._library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
         address = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster)
         self._bootstrap_servers: str = address.decode()
 
@@ -194,6 +196,7 @@ def _library() -> Any:
             None,
             [pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)],
         ),
+        ("mock_group_initial_rebalance_delay_ms", None, [pointer, number]),
         ("mock_broker_set_down", ctypes.c_int, [pointer, number]),
         ("mock_broker_set_up", ctypes.c_int, [pointer, number]),
         ("mock_broker_set_rtt", ctypes.c_int, [pointer, number, ctypes.c_int]),
