@@ -163,8 +163,7 @@ def log_size(tables: list[Table]) -> Iterator[Verdict]:
     if total > _LARGE_BYTES:
         yield warning(
             f"the log takes {size(total)}: {_slots(tables)}",
-            "remove messages that every relay name has delivered, and forget relay names that"
-            " nobody serves (see relay-forgotten)",
+            "outbox-relay prune; what a relay name has not delivered stays (see relay-forgotten)",
         )
 
 
@@ -278,7 +277,7 @@ CHECKS = (
         "log-size",
         "log",
         looks_at="the log's size, by the database's estimates",
-        advice="remove what every relay name has delivered",
+        advice="`outbox-relay prune`",
         probe=lambda patient: patient.tables(),
         judge=log_size,
         well=_log_said,
