@@ -125,6 +125,9 @@ def preparations(around: Surroundings) -> Iterator[list[Plan]]:
             for service, command in zip((SHOP, BILLING), commands, strict=True)
             if command is not None
         ]
+    if around.setup.has_another_kafka_every_time:
+        rebind = ("outbox-relay", "relays", "rebind", "default")
+        yield [_relay(service, "prepare", rebind, around) for service in (SHOP, BILLING)]
 
 
 def processes(around: Surroundings) -> Iterator[Plan]:
@@ -136,19 +139,19 @@ def processes(around: Surroundings) -> Iterator[Plan]:
         web = service.web("127.0.0.1", port)
         yield _plan(f"{service.name} web", service, web, around, vital=True)
         yield _plan(f"{service.name} consumer", service, service.consumer, around)
-        yield _relay(service, around)
+        yield _relay(service, "relay", RELAY, around)
 
 
-def _relay(service: Service, around: Surroundings) -> Plan:
+def _relay(service: Service, name: str, command: tuple[str, ...], around: Surroundings) -> Plan:
     return Plan(
-        name=f"{service.name} relay",
-        command=_here(RELAY),
+        name=f"{service.name} {name}",
+        command=_here(command),
         directory=around.directory,
         variables={
             **around.relay_variables(service),
-            "OTEL_SERVICE_NAME": f"{service.name}-relay",
+            "OTEL_SERVICE_NAME": f"{service.name}-{name}",
         },
-        pid_file=around.relay_pid_file if service is SHOP else None,
+        pid_file=around.relay_pid_file if command == RELAY and service is SHOP else None,
     )
 
 

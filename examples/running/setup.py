@@ -41,6 +41,12 @@ class Setup:
     traces_url: str
     let_relay_be_killed: bool
 
+    @property
+    def has_another_kafka_every_time(self) -> bool:
+        """Whether a relay may find a Kafka that is not the one its database remembers."""
+        kept = self.directory or self.shop_database or self.billing_database
+        return not self.kafka and bool(kept)
+
 
 def read_setup(arguments: Sequence[str], variables: Mapping[str, str]) -> Setup:
     """Return what is asked for. Raises SetupError, and SystemExit for `--help` and wrong usage."""

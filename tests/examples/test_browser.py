@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,43 @@ def test_an_order_that_fails_leaves_nothing_behind(visit: Visit, examples: Examp
     visit.page.get_by_role("link", name="billing knows nothing of it").click()
     visit.page.wait_for_url(f"{examples.billing}/invoices/*")
     assert visit.page.goto(visit.page.url).status == 404
+
+
+def test_the_journey_says_what_is_and_not_what_will_be(visit: Visit, examples: Examples) -> None:
+    # Given a relay that is frozen
+    relay = examples.pid("shop relay")
+    os.kill(relay, signal.SIGSTOP)
+    try:
+        # When
+        visit.place()
+
+        # Then the order waits, and so it says, though everything else runs
+        visit.step("written", "done")
+        assert "The relay is on its way there" in visit.step("published", "waiting")
+        assert "Billing has not seen it yet" in visit.step("billed", "waiting")
+        assert "no answer yet" in visit.step("answered", "waiting")
+    finally:
+        os.kill(relay, signal.SIGCONT)
+
+    # And goes on when the relay does
+    visit.step("published", "done")
+    visit.step("answered", "done")
+
+
+def test_an_order_that_is_cancelled_is_told_of(visit: Visit, examples: Examples) -> None:
+    # Given
+    visit.place()
+    visit.step("answered", "done")
+    billed = visit.page.url.replace(f"{examples.shop}/orders", f"{examples.billing}/api/orders")
+    assert ask(billed.rstrip("/"))["cancelled_at"] is None
+
+    # When
+    visit.page.get_by_role("button", name="Cancel this order").click()
+
+    # Then
+    visit.page.get_by_text("the world was told").wait_for()
+    assert visit.page.get_by_role("button", name="Cancel this order").count() == 0
+    wait_until(lambda: ask(billed.rstrip("/"))["cancelled_at"], what="billing to hear of it")
 
 
 def test_an_order_over_the_limit_is_refused(visit: Visit) -> None:

@@ -12,7 +12,7 @@ from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from orders.forms import OrderForm
 from orders.journey import journey_of
@@ -50,14 +50,14 @@ def _take(request: HttpRequest, form: OrderForm) -> HttpResponse:
 
 
 @never_cache
-@require_GET
+@require_safe
 def order(request: HttpRequest, order_id: uuid.UUID) -> HttpResponse:
     """Show an order and its journey."""
     return render(request, "orders/order.html", _order_page(order_id))
 
 
 @never_cache
-@require_GET
+@require_safe
 def journey(request: HttpRequest, order_id: uuid.UUID) -> HttpResponse:
     """Return the part of the page that changes."""
     return render(request, "orders/journey.html", _order_page(order_id))
@@ -70,7 +70,7 @@ def _order_page(order_id: uuid.UUID) -> dict[str, object]:
 
 
 @never_cache
-@require_GET
+@require_safe
 def order_as_json(request: HttpRequest, order_id: uuid.UUID) -> JsonResponse:  # noqa: ARG001 - Django's signature
     """Return the journey for programs, the page's own script among them."""
     found = get_object_or_404(Order, pk=order_id)
@@ -101,7 +101,7 @@ def cancel(request: HttpRequest, order_id: uuid.UUID) -> HttpResponse:
 
 
 @never_cache
-@require_GET
+@require_safe
 def failed(request: HttpRequest) -> HttpResponse:
     """Show what is left of an order that failed: look for it now, in both tables."""
     attempt = request.session.get("attempt")
@@ -123,7 +123,7 @@ def start_rush(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - Django's
 
 
 @never_cache
-@require_GET
+@require_safe
 def rush(request: HttpRequest, rush_id: uuid.UUID) -> HttpResponse:
     """Show what came of a rush."""
     found = get_object_or_404(Rush, pk=rush_id)
@@ -131,7 +131,7 @@ def rush(request: HttpRequest, rush_id: uuid.UUID) -> HttpResponse:
 
 
 @never_cache
-@require_GET
+@require_safe
 def rush_as_json(request: HttpRequest, rush_id: uuid.UUID) -> JsonResponse:  # noqa: ARG001 - Django's signature
     """Return what came of a rush, for programs."""
     verdict = look_back(get_object_or_404(Rush, pk=rush_id))
@@ -139,14 +139,14 @@ def rush_as_json(request: HttpRequest, rush_id: uuid.UUID) -> JsonResponse:  # n
 
 
 @never_cache
-@require_GET
+@require_safe
 def rush_table(request: HttpRequest, rush_id: uuid.UUID) -> HttpResponse:
     """Return the part of the rush's page that changes."""
     found = get_object_or_404(Rush, pk=rush_id)
     return render(request, "orders/verdict.html", {"rush": found, "verdict": look_back(found)})
 
 
-@require_GET
+@require_safe
 def healthz(request: HttpRequest) -> JsonResponse:  # noqa: ARG001 - Django's signature
     """Say whether pages can be served."""
     connection.ensure_connection()
