@@ -47,7 +47,9 @@ def shown(message: AddedMessage) -> str:
     if message.type is not None:
         parts.append(f"type={message.type!r}")
     if message.headers:
-        parts.append(f"headers={dict(message.headers)!r}")
+        named = dict(message.headers)
+        unique = len(named) == len(message.headers)
+        parts.append(f"headers={named if unique else message.headers!r}")
     return ", ".join(parts)
 
 
@@ -87,13 +89,20 @@ def _differences(expected: Expected, message: AddedMessage) -> Iterator[str]:
     if "topic" in names:
         return  # of a message for another topic the line above says enough
     for name in names:
-        wanted = getattr(expected, name)
-        actual = message.data if name == "payload" else getattr(message, name)
+        wanted, actual = _compared(name, getattr(expected, name), message)
         if is_predicate(wanted):
             yield f"{name}: the function says no"
         else:
             yield f"{name} (- expected, + added):"
             yield from (f"  {line}" for line in _diff(wanted, actual))
+
+
+def _compared(name: str, wanted: object, message: AddedMessage) -> tuple[object, object]:
+    if name == "payload":
+        return wanted, message.data
+    if name == "headers" and isinstance(wanted, dict):
+        return containing(wanted), dict(message.headers)
+    return wanted, getattr(message, name)
 
 
 def _diff(wanted: object, actual: object) -> Iterator[str]:

@@ -50,6 +50,7 @@ def deliver(
     a consumer: NotInTransaction, ConfigurationError.
     """
     check_handler(handler)
+    _check_arguments(inbox, transaction_factory, times)
     received = as_received(message)
     factory = faults.transactions(transaction_factory) if faults else transaction_factory
     handling = Handling(inbox, factory)
@@ -100,6 +101,18 @@ def assert_takes_effect_once(
     if once == before:
         raise AssertionError(f"the handler had no effect that effects() shows: {once!r}")
     _check_same(once, delivered()[1], "the message took effect a second time")
+
+
+def _check_arguments(inbox: object, transaction_factory: object, times: object) -> None:
+    if not isinstance(inbox, Inbox):
+        raise TypeError(f"inbox must be an Inbox, not {type(inbox).__name__}: Inbox(consumer)")
+    if not callable(transaction_factory):
+        raise TypeError(
+            f"transaction_factory must be a function, not {type(transaction_factory).__name__}: "
+            "sessionmaker(engine).begin, say, or savepoints(session)"
+        )
+    if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+        raise ValueError(f"times must be a positive number, not {times!r}")
 
 
 def _check_same(before: object, after: object, complaint: str) -> None:

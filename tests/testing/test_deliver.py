@@ -155,6 +155,18 @@ def test_what_is_no_message_is_refused(sessions: sessionmaker[Session]) -> None:
         deliver(inbox, {"order": 1}, write_bill, transaction_factory=sessions.begin)  # type: ignore[arg-type]  # on purpose
 
 
+def test_wrong_arguments_are_refused(sessions: sessionmaker[Session]) -> None:
+    """And are not taken for a handler that failed."""
+    begin: Any = sessions.begin
+    wrong: Any = "billing"
+    with pytest.raises(TypeError, match="inbox must be an Inbox, not str"):
+        deliver(wrong, order, write_bill, transaction_factory=begin)
+    with pytest.raises(TypeError, match=r"a function, not str: sessionmaker\(engine\).begin"):
+        deliver(inbox, order, write_bill, transaction_factory=wrong)
+    with pytest.raises(ValueError, match="times must be a positive number, not 0"):
+        deliver(inbox, order, write_bill, transaction_factory=begin, times=0)
+
+
 def test_a_message_by_hand_arrives_as_json() -> None:
     """Bytes as they are, and a tombstone as one."""
     received = as_received(order, partition=3, offset=9)

@@ -194,6 +194,19 @@ def test_of_a_part_only_the_part_is_compared(log: OutboxLog) -> None:
     )
 
 
+def test_of_headers_those_asked_for_are_compared(connection: sqlite3.Connection) -> None:
+    """As of a part of the payload."""
+    log = OutboxLog(connection)
+    events.add(connection, "orders", 1, headers={"tenant": "acme", "region": "eu"})
+
+    said = failure(log, "orders", headers={"tenant": "other"})
+
+    _, _, differences = said.partition("headers (- expected, + added):\n")
+    assert differences == (
+        "          {\n        -   'tenant': 'other',\n        +   'tenant': 'acme',\n          }"
+    )
+
+
 def test_a_function_that_says_no_is_named(log: OutboxLog) -> None:
     """There is nothing to compare."""
 
