@@ -95,7 +95,11 @@ def _with(record: Record, headers: WireHeaders) -> str:
 def _make_registry(
     topics: tuple[TopicRule, ...], properties: Mapping[str, object]
 ) -> SchemaRegistry | None:
-    encoded = [rule.topic for rule in topics if rule.encode != "none"]
+    encoded = [
+        rule.topic
+        for rule in topics
+        if any(each.encode != "none" for each in (rule, *(inner for _, inner in rule.types)))
+    ]
     if not encoded:
         return None
     if not properties.get("url"):

@@ -115,7 +115,7 @@ class SchemaRegistry:
     ) -> RegisteredSchema:
         """Register a schema and return what the registry made of it."""
         return self._asked(
-            f"leave to register a schema under subject {subject_name!r}",
+            f"the schema for subject {subject_name!r}",
             lambda: self._client.register_schema_full_response(
                 subject_name, schema, *arguments, **named
             ),

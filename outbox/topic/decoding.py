@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from outbox.errors import PayloadNotReadable
@@ -33,10 +35,22 @@ class Received(Protocol):
 
 def decode(kinds: tuple[Kind, ...], received: Received) -> Any:
     """Return the payload as the kind that the message's type says; raise PayloadNotReadable."""
-    try:
+    with _naming(received.topic):
         return _decode(kinds, received)
+
+
+def convert(kinds: tuple[Kind, ...], value: object, received: Received) -> Any:
+    """Return a value as the kind that the message's type says; raise PayloadNotReadable."""
+    with _naming(received.topic):
+        return read(_kind(kinds, received.type).payload, value)
+
+
+@contextmanager
+def _naming(topic: str) -> Iterator[None]:
+    try:
+        yield
     except PayloadNotReadable as error:
-        raise PayloadNotReadable(f"topic {received.topic!r}: {error}") from error
+        raise PayloadNotReadable(f"topic {topic!r}: {error}") from error
 
 
 def _decode(kinds: tuple[Kind, ...], received: Received) -> Any:
@@ -51,7 +65,10 @@ def _decode(kinds: tuple[Kind, ...], received: Received) -> Any:
     if kind.payload is bytes:
         return received.payload
     if content_type and not _JSON.fullmatch(content_type):
-        raise PayloadNotReadable(f"the payload is {content_type}, and only JSON is read here")
+        raise PayloadNotReadable(
+            f"the payload is {content_type}, and only JSON is read here; give what a deserializer "
+            "of that makes of it to convert()"
+        )
     return read(kind.payload, _parsed(received.payload))
 
 

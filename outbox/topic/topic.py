@@ -10,7 +10,7 @@ from uuid import UUID
 from outbox.errors import ConfigurationError
 from outbox.names import check_name
 from outbox.text import check_text
-from outbox.topic.decoding import Received, decode
+from outbox.topic.decoding import Received, convert, decode
 from outbox.topic.kind import Kind, PayloadSerializer, check_distinct, check_payload_type, find_kind
 from outbox.topic.name import check_topic_name
 
@@ -98,6 +98,15 @@ class Topic(Generic[T]):
         message that this Topic does not know.
         """
         payload: T = decode(self.kinds, received)
+        return payload
+
+    def convert(self, value: object, received: Received) -> T:
+        """Return what a deserializer of Avro or Protobuf has made of a message, as the payload.
+
+        `value`: dicts, lists and plain values, also of the types that the payload has in Python.
+        Raises what `decode` raises.
+        """
+        payload: T = convert(self.kinds, value, received)
         return payload
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from outbox.config.settings import Settings, load
 from outbox.config.topic_rules import TopicRule, find_rule
 from outbox.encoding import Encodings
-from outbox.errors import ConfigurationError
+from outbox.errors import ConfigurationError, MissingExtra
 from tests.payloads.records import AVRO
 
 if TYPE_CHECKING:
@@ -166,3 +167,20 @@ def test_a_property_that_the_client_refuses_is_a_mistake_of_configuration() -> N
     rule = TopicRule("orders", "avro")
     with pytest.raises(ConfigurationError, match="registry: Invalid url ftp://x"):
         Encodings((rule,), {"url": "ftp://x"})
+
+
+@pytest.mark.parametrize(
+    ("module", "encode", "extra"),
+    [
+        ("confluent_kafka.schema_registry", "avro", "avro"),
+        ("confluent_kafka.schema_registry.avro", "avro", "avro"),
+        ("confluent_kafka.schema_registry.protobuf", "protobuf", "protobuf"),
+        ("confluent_kafka.schema_registry.json_schema", "json-schema", "jsonschema"),
+    ],
+)
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, module: str, encode: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf'pip install "outbox-relay\[{extra}\]"'):
+        Encodings((TopicRule("orders", encode),), {"url": "http://127.0.0.1:9"})  # type: ignore[arg-type]  # one of them

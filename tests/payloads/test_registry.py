@@ -5,20 +5,27 @@ from __future__ import annotations
 import io
 import json
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import avro.io
 import avro.schema
 import jsonschema
 import pytest
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.serialization import MessageField, SerializationContext
 
+from outbox import Topic
 from outbox.encoding import Encodings, RegistryUnavailable, TopicRule
 from outbox.encoding.misfit import Misfit
 from outbox.encoding.registry import SchemaRegistry as Client
 from outbox.errors import ConfigurationError
+from outbox.inbox import ReceivedMessage
 from tests.payloads.records import AVRO, JSON_SCHEMA, ORDER, PROTO, new_topic, record
 from tests.servers.foreign_readers import java_reads_avro, protoc_compiles, protoc_reads
 
@@ -91,6 +98,26 @@ def test_apaches_avro_for_python_reads_the_logical_types(
     assert read["placed_at"] == datetime.fromisoformat(str(ORDER["placed_at"]))
 
 
+def test_a_topic_takes_what_a_deserializer_has_made_of_avro(
+    registry: SchemaRegistry, avsc: str
+) -> None:
+    @dataclass
+    class Order:
+        id: UUID
+        total: Decimal
+        placed_at: datetime
+
+    sent = encoded(registry, TopicRule(new_topic(), "avro", schema=avsc, register=True))
+    received = ReceivedMessage("1", sent.topic, 0, 0, payload=sent.payload)
+    with SchemaRegistryClient({"url": registry.url}) as client:
+        context = SerializationContext(sent.topic, MessageField.VALUE)
+        value = AvroDeserializer(client)(sent.payload, context)
+
+    moment = datetime.fromisoformat(str(ORDER["placed_at"]))
+    order = Topic(sent.topic, Order).convert(value, received)
+    assert order == Order(UUID(str(ORDER["id"])), Decimal("12.50"), moment)
+
+
 def test_without_a_schema_of_its_own_a_rule_takes_the_registrys_newest(
     registry: SchemaRegistry,
 ) -> None:
@@ -158,6 +185,18 @@ def test_a_type_of_messages_has_a_schema_of_its_own(registry: SchemaRegistry, av
 
     assert json.loads(unframed(registry, placed.payload)[0])["name"] == "OrderPlaced"
     assert json.loads(unframed(registry, cancelled.payload)[0])["name"] == "C"
+
+
+def test_one_type_of_messages_may_be_the_only_one_that_is_encoded(
+    registry: SchemaRegistry, avsc: str
+) -> None:
+    topic = new_topic()
+    placed = TopicRule(topic, "avro", schema=avsc, register=True)
+    rule = TopicRule(topic, "none", types=(("order.placed", placed),))
+    with closing(Encodings((rule,), {"url": registry.url})) as encodings:
+        assert encodings.apply(record(topic, ORDER, type="order.placed")).payload[:1] == b"\0"  # type: ignore[index]  # it has one
+        other = record(topic, ORDER, type="order.paid")
+        assert encodings.apply(other) is other
 
 
 def test_schemas_that_others_refer_to_are_fetched_too(registry: SchemaRegistry) -> None:
@@ -398,7 +437,7 @@ def test_a_schema_that_the_subject_does_not_take_is_a_mistake_of_configuration(
         '"fields":[{"name":"new","type":"int"}]}',
     )
 
-    with pytest.raises(ConfigurationError, match="refuses leave to register a schema"):
+    with pytest.raises(ConfigurationError, match="refuses the schema for subject"):
         encoded(registry, TopicRule(topic, "avro", schema=other, register=True))
 
 

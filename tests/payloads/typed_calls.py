@@ -72,6 +72,7 @@ def read(received: ReceivedMessage) -> None:
     assert_type(ORDERS.decode(received), OrderPlaced | OrderCancelled)
     assert_type(REFUNDS.decode(received), Refund)
     assert_type(NUMBERS.decode(received), list[int])
+    assert_type(PLACED.convert({"order": 1}, received), OrderPlaced)
 
 
 def consume(inbox: Inbox, factory: Any) -> None:
