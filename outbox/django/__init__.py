@@ -15,7 +15,7 @@ relay or another process sees only what was committed: such tests need Transacti
 
 from __future__ import annotations
 
-from outbox.django.connection import connection
+from outbox.django.databases import connection
 from outbox.django.writing import add, add_all
 
 __all__ = ["add", "add_all", "connection"]

@@ -5,16 +5,20 @@ Their ids are fixed; SILENCED_SYSTEM_CHECKS takes them.
 
 from __future__ import annotations
 
+import pkgutil
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.core import checks
 from django.core.checks import CheckMessage, Tags
 from django.db import DatabaseError, connections
+from django.db.migrations.recorder import MigrationRecorder
 
 from outbox.config.kafka_properties import check_property
+from outbox.django import migrations
 from outbox.django.apps import LABEL
-from outbox.django.connection import engine_problem, has_tables, routed_alias
+from outbox.django.databases import engine_problem, has_tables, routed_alias
 from outbox.django.settings import (
     NAME,
     RELAY_KEYS,
@@ -157,11 +161,23 @@ def _table_problems(alias: str) -> list[CheckMessage]:
         return [_error("E006", f"Database {alias!r}: {error}.", hint)]
     except DatabaseError:  # Django's own checks and commands say more of that
         return []
-    return [
+    found = [
         problem
         for component, meta in versions.items()
         for problem in _version_problems(alias, component, meta)
     ]
+    serious = [problem for problem in found if problem.is_serious()]
+    return serious if _migrate_mends(alias) else found
+
+
+def _migrate_mends(alias: str) -> bool:
+    """Say whether this is `migrate`, about to do what the warnings would ask for."""
+    if sys.argv[1:2] != ["migrate"]:
+        return False
+    applied = MigrationRecorder(connections[alias]).applied_migrations()
+    ours = {name for app, name in applied if app == LABEL}
+    known = {module.name for module in pkgutil.iter_modules(migrations.__path__)}
+    return not known <= ours
 
 
 def _version_problems(

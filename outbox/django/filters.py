@@ -11,7 +11,7 @@ from django.db import connections, router
 from django.http import HttpRequest
 from django.utils import timezone
 
-from outbox.django.connection import has_tables
+from outbox.django.databases import has_tables
 from outbox.django.models import OutboxMessage
 
 #: How many of the newest messages are looked at for the values that a filter offers.

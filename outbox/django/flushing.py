@@ -8,7 +8,7 @@ from django.core import mail
 from django.db import connections
 from django.db.models.signals import post_migrate
 
-from outbox.django.connection import has_tables
+from outbox.django.databases import has_tables
 from outbox.django.plain import PlainConnection
 from outbox.django.settings import current
 from outbox.django.state import read_versions

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from django.db import connections, transaction
 
-from outbox.django.connection import connection
+from outbox.django.databases import connection
 from outbox.django.settings import current
 from outbox.inbox.inbox import Inbox as AnyInbox
 

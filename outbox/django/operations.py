@@ -12,7 +12,7 @@ from django.core.management.base import CommandError
 from django.db import connections
 from django.db.migrations.operations.base import Operation
 
-from outbox.django.connection import engine_problem, has_tables
+from outbox.django.databases import engine_problem, has_tables
 from outbox.django.plain import PlainConnection
 from outbox.django.settings import NAME, current
 from outbox.django.state import read_versions, undelivered

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
-from outbox.django.connection import connection
+from outbox.django.databases import connection
 from outbox.django.settings import writer
 from outbox.errors import SchemaMissing, SchemaTooOld
 from outbox.headers import HeadersInput
@@ -89,5 +89,6 @@ def _explained(using: str) -> Iterator[None]:
         first_line = str(cause).strip().partition("\n")[0]
         where = "" if using == "default" else f" --database={using}"
         raise type(error)(
-            f"{first_line}; nothing was written. Run `python manage.py migrate outbox_relay{where}`"
+            f"{first_line}; nothing was written. Run `manage.py migrate outbox_relay{where}` "
+            f"(or `manage.py outbox_migrate{where}`, should Django take that for done)"
         ) from cause

@@ -187,6 +187,18 @@ def test_warnings_do_not_keep_migrate_from_mending(changed: Any) -> None:
     assert "manage.py migrate outbox_relay" in (warning.hint or "")
 
 
+@pytest.mark.django_db
+def test_migrate_is_not_told_to_run_migrate(changed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = current().names
+    for table in ("inbox_message", "inbox_meta"):
+        changed(f"drop table {names[table]}")
+    monkeypatch.setattr("sys.argv", ["manage.py", "migrate"])
+
+    # What Django takes for done, it would not mend
+    assert changed("select 1") == {"W003"}
+    assert changed("delete from django_migrations where app = 'outbox_relay'") == set()
+
+
 def test_every_id_is_in_the_table_and_in_a_test() -> None:
     own = Path(__file__).read_text(encoding="utf-8")
     source = inspect.getsource(checks)

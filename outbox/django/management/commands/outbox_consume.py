@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 from outbox.cli.stopping import stopped_by_signals
 from outbox.config.settings import load
 from outbox.django.apps import LABEL
-from outbox.django.connection import check_alias
+from outbox.django.databases import check_alias
 from outbox.django.hosting import host_settings
 from outbox.django.inbox import Inbox, transactions
 from outbox.errors import OutboxError
