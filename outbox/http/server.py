@@ -74,8 +74,7 @@ def _listen(host: str, port: int, endpoints: Mapping[str, Endpoint]) -> _Server:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False  # a client that says nothing must not hold up the relay's end
+    daemon_threads = True  # nor waited for at the end: a client that says nothing would hold it up
     allow_reuse_port = False  # two relays on one port would answer for each other by turns
     request_queue_size = 64
 
