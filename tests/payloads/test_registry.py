@@ -266,10 +266,14 @@ def test_a_message_within_another_is_numbered_by_all_around_it(
     registry: SchemaRegistry, descriptor_set: str, tmp_path: Path
 ) -> None:
     name = "shop.OrderPlaced.Line"
+    line = {"sku": "a", "count": 3}
     rule = TopicRule(new_topic(), "protobuf", schema=descriptor_set, message=name, register=True)
 
-    _, data = unframed(registry, encoded(registry, rule, {"sku": "a", "count": 3}).payload)
+    registered = encoded(registry, rule, line)
+    found = encoded(registry, TopicRule(rule.topic, "protobuf", message=name), line)
 
+    assert registered.payload == found.payload
+    _, data = unframed(registry, found.payload)
     assert data[:3] == bytes([4, 2, 0])  # two steps: the second message, the first within it
     assert "count: 3" in protoc_reads(tmp_path, "order.proto", name, data[3:])
 
