@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from outbox import tracing_export
 from outbox.metrics import otel
 from outbox.metrics.catalogue import METRICS
 from outbox.metrics.monitor import RelayMonitor
@@ -194,6 +195,15 @@ def test_what_switches_them_off_does(
     with exported_spans(variables):
         assert not tracing_is_on()
     assert ("the protocol is 'grpc', not http/protobuf" in caplog.text) == warned
+
+
+def test_a_provider_that_is_there_already_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `opentelemetry-instrument`: a second one would export every span twice."""
+    made: list[object] = []
+    monkeypatch.setattr(tracing_export, "tracing_is_on", lambda: True)
+    monkeypatch.setattr(tracing_export, "_provider", made.append)
+    with exported_spans({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1"}):
+        assert made == []
 
 
 @pytest.mark.postgresql
