@@ -290,10 +290,14 @@ def _decimal(precision: int, scale: int) -> Convert:
     def convert(value: Any, path: str) -> Decimal:
         number = _number(value, path)
         if number and number.adjusted() >= precision - scale:
-            raise misfit(path, f"a decimal({precision}, {scale}): too many digits", value)
+            raise misfit(
+                path, f"a decimal({precision}, {scale}): too many digits before the point", value
+            )
         shifted = number.scaleb(scale, exact)
         if shifted != int(shifted):
-            raise misfit(path, f"a decimal({precision}, {scale}): too many after the point", value)
+            raise misfit(
+                path, f"a decimal({precision}, {scale}): too many digits after the point", value
+            )
         # Avro's writer does not drop zeros at the end by itself.
         return Decimal(int(shifted)).scaleb(-scale, exact)
 

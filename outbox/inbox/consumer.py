@@ -43,7 +43,8 @@ class InboxConsumer(Generic[T]):
       psycopg pool's `connection`.
     - `kafka`: librdkafka properties; `bootstrap.servers` is needed. `group.id` defaults to the
       inbox's consumer name and `auto.offset.reset` to earliest.
-    - `id_from`: see `from_kafka`.
+    - `topics`: names, or Topics.
+    - `id_from`: see `from_kafka`; for CloudEvents of other producers `cloudevents_id`.
     - `retry_delay`, `max_retry_delay`: seconds to wait after the first failure of a message, and
       at most; in between doubled each time, with jitter.
 

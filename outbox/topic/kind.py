@@ -51,7 +51,13 @@ class Kind:
         """Return the payload, as bytes where this kind has a serializer of its own."""
         if self.serializer is None or isinstance(payload, bytes | None):
             return payload
-        return self.serializer.serialize(payload)
+        data: object = self.serializer.serialize(payload)
+        if not isinstance(data, bytes):
+            raise PayloadNotSerializable(
+                f"{type(self.serializer).__name__}.serialize() returned {type(data).__name__}; "
+                "it must return bytes"
+            )
+        return data
 
     @property
     def effective_content_type(self) -> str | None:

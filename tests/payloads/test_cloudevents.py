@@ -18,9 +18,9 @@ from cloudevents.core.bindings.kafka import (
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from outbox import ConfigurationError, Topic
+from outbox import ConfigurationError, MessageRefused, Topic
 from outbox.encoding import Encodings
-from outbox.headers import wire_headers
+from outbox.headers import stored_headers, user_headers, wire_headers
 from outbox.inbox import cloudevents_id, from_kafka
 from tests.payloads.records import ID, ORDER, TRACEPARENT, record
 
@@ -185,3 +185,11 @@ def test_a_source_is_needed() -> None:
         Encodings(cloudevents="binary")
     with pytest.raises(ConfigurationError, match="must be off, binary or structured, not 'yes'"):
         Encodings(cloudevents="yes", source="/shop")
+
+
+def test_headers_are_stored_and_come_back_whatever_their_bytes() -> None:
+    headers: list[tuple[str, bytes | None]] = [("a", b"\xff\x00"), ("a", b"text"), ("b", None)]
+
+    assert user_headers(stored_headers(headers)) == headers
+    with pytest.raises(MessageRefused, match="column headers"):
+        user_headers('{"a":{"base64":"no base64!"}}')

@@ -20,6 +20,7 @@ from outbox import (
     PayloadNotSerializable,
     Topic,
 )
+from outbox.inbox.settings import checked_topics
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,21 @@ def test_a_serializer_of_the_topics_own_is_used_in_place_of_the_outboxs() -> Non
     message = Message(Topic("words", str, serializer=Upper()), "hello")
 
     assert (message.payload, message.content_type) == (b"HELLO", "text/plain")
+
+
+def test_what_a_serializer_of_a_topics_own_returns_must_be_bytes() -> None:
+    class Text(Upper):
+        def serialize(self, payload: Any) -> bytes:
+            return str(payload)  # type: ignore[return-value]  # that is the point
+
+    with pytest.raises(PayloadNotSerializable, match=r"Text.serialize\(\) returned str"):
+        Message(Topic("words", str, serializer=Text()), "hello")
+
+
+def test_a_consumer_takes_topics_in_place_of_names() -> None:
+    assert checked_topics([PLACED, "refunds"]) == ["orders", "refunds"]
+    with pytest.raises(ConfigurationError, match="topics must be a list"):
+        checked_topics(PLACED)  # type: ignore[arg-type]  # that is the point
 
 
 def test_a_copied_message_keeps_what_its_topic_gave() -> None:
