@@ -158,7 +158,8 @@ TRANSACTION_AGE = Metric(
     "outbox.oldest_holding_transaction.age",
     "gauge",
     "s",
-    "Age of the oldest of these transactions, 0 without one. Sampled",
+    "Age of the oldest of these transactions, 0 without one. That of another role's open"
+    " transaction is seen by members of pg_read_all_stats only, and 0 to others. Sampled",
     ("kind",),
     ("open", "prepared"),
 )

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
 
 from outbox.database import DatabaseUrl
@@ -16,6 +18,8 @@ from outbox.errors import DatabaseUnavailable
 from outbox.metrics.catalogue import SAMPLE_FAILURES
 from outbox.metrics.monitor import RelayMonitor
 from outbox.metrics.sample import Sample
+from outbox.migrations import migrate
+from outbox.names import Names
 from outbox.relay.sampler import Sampler
 from outbox.store.base import COUNT_LIMIT
 from outbox.store.opening import open_store
@@ -128,6 +132,28 @@ def test_no_more_than_the_latest_messages_are_looked_at(kit: StoreKit) -> None:
     lanes, after = store.other_lanes(0)
     assert lanes == {"new": COUNT_LIMIT}
     assert store.other_lanes(after) == ({}, after)
+
+
+def test_a_role_with_the_least_a_relay_needs_can_sample(postgresql_url: str) -> None:
+    # Given a role that was granted what `migrate --relay-role` grants, and no more
+    role = f"sampler_{uuid4().hex[:8]}"
+    with psycopg.connect(postgresql_url, autocommit=True) as admin:
+        admin.execute(f"create role {role}")
+        try:
+            migrate(postgresql_url, relay_role=role)
+            admin.execute("insert into outbox_message (topic, payload) values ('t', 'x')")
+            url = DatabaseUrl.parse(f"{postgresql_url}?options=-crole%3D{role}")
+            monitor = relaying()
+            # When it samples
+            with Sampler(lambda: open_store(url, Names()), "default", "default", monitor):
+                wait_until(lambda: monitor.sample is not None, what="a sample")
+            # Then it is refused nothing
+            assert monitor.sample is not None
+            assert (monitor.sample.pending, monitor.sample.log_bytes > 0) == (1, True)
+            assert monitor.figures.value(SAMPLE_FAILURES) == 0
+        finally:
+            admin.execute(f"drop owned by {role}")
+            admin.execute(f"drop role {role}")
 
 
 def test_nobody_samples_on_standby(kit: StoreKit) -> None:
