@@ -44,9 +44,9 @@ def opener(kit: StoreKit) -> Callable[[], Any]:
 def sampled(kit: StoreKit, monitor: RelayMonitor) -> Sample:
     """Return one sample, taken by a sampler that ends then."""
     with Sampler(opener(kit), "default", "default", monitor):
-        wait_until(lambda: monitor.sample is not None, what="a sample")
-        assert monitor.sample is not None
-        return monitor.sample
+        found = wait_until(lambda: monitor.sample, what="a sample")
+        assert found is not None
+        return found
 
 
 def relaying() -> RelayMonitor:
@@ -146,10 +146,10 @@ def test_a_role_with_the_least_a_relay_needs_can_sample(postgresql_url: str) -> 
             monitor = relaying()
             # When it samples
             with Sampler(lambda: open_store(url, Names()), "default", "default", monitor):
-                wait_until(lambda: monitor.sample is not None, what="a sample")
+                sample = wait_until(lambda: monitor.sample, what="a sample")
             # Then it is refused nothing
-            assert monitor.sample is not None
-            assert (monitor.sample.pending, monitor.sample.log_bytes > 0) == (1, True)
+            assert sample is not None
+            assert (sample.pending, sample.log_bytes > 0) == (1, True)
             assert monitor.figures.value(SAMPLE_FAILURES) == 0
         finally:
             admin.execute(f"drop owned by {role}")
