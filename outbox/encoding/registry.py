@@ -105,8 +105,8 @@ class SchemaRegistry:
     ) -> RegisteredSchema:
         """Return what the registry knows of a schema that must be registered already."""
         return self._asked(
-            f"this schema under subject {subject_name!r} (register it, or let the relay do so with "
-            "register = true)",
+            f"this schema under subject {subject_name!r} (register it, let the relay do so with "
+            "register = true, or, for Protobuf that is registered as text, name its version)",
             lambda: self._client.lookup_schema(subject_name, schema, *arguments, **named),
         )
 
