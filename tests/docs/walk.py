@@ -56,6 +56,7 @@ ELSEWHERE = ("docker", "kubectl", "systemctl", "install", "journalctl", "kafka-t
 
 _DATABASE = re.compile(r"(postgresql(?:\+\w+)?)://(?:\w+@)?localhost/(\w+)")
 _PORT = re.compile(r"\b(localhost|127\.0\.0\.1):(\d{4,5})\b")
+_PORT_OPTION = re.compile(r"(?<=port )\d{4,5}\b")
 
 
 class Walk:
@@ -92,6 +93,7 @@ class Walk:
             ("pytest", f"{sys.executable} -m pytest -p no:cacheprovider"),
             ("flask", f"{sys.executable} -m flask"),
             ("alembic", f"{sys.executable} -m alembic.config"),
+            ("uvicorn", f"{sys.executable} -m uvicorn"),
         ):
             script = self.directory / "bin" / name
             script.parent.mkdir(exist_ok=True)
@@ -121,7 +123,8 @@ class Walk:
             quoted = re.compile(rf"(?<=[\"'])({name})(?=[\"'])|(?<=--topic )({name})\b")
             if quoted.search(text):
                 text = quoted.sub(self.topic(name), text)
-        return _PORT.sub(lambda found: f"127.0.0.1:{self._port(found[2])}", text)
+        text = _PORT.sub(lambda found: f"127.0.0.1:{self._port(found[2])}", text)
+        return _PORT_OPTION.sub(lambda found: str(self._port(found[0])), text)
 
     def there(self, text: str) -> str:
         """Return what a snippet printed with the topics as the page calls them."""
