@@ -37,7 +37,9 @@ import yaml
 
 from tests.acceptance.command import PROGRAM, environment
 from tests.docs.markdown import ROOT, Block
+from tests.servers.availability import require
 from tests.servers.ports import free_port
+from tests.servers.registry import SchemaRegistry
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ TOPICS = ("orders", "invoices", "payments")
 #: What no test can run here, for want of a cluster, a daemon or a service manager.
 ELSEWHERE = ("docker", "kubectl", "systemctl", "install", "journalctl", "kafka-topics.sh")
 
+#: Where pages say that a schema registry is. It is started for the page that says so.
+REGISTRY = "http://localhost:8081"
+
 _DATABASE = re.compile(r"(postgresql(?:\+\w+)?)://(?:\w+@)?localhost/(\w+)")
 _PORT = re.compile(r"\b(localhost|127\.0\.0\.1):(\d{4,5})\b")
 _PORT_OPTION = re.compile(r"(?<=port )\d{4,5}\b")
@@ -69,6 +74,7 @@ class Walk:
         self._databases: dict[str, str] = {}
         self._topics: dict[str, str] = {}
         self._ports: dict[str, int] = {"9092": int(kafka.bootstrap_servers.rpartition(":")[2])}
+        self._registry_url: str | None = None
         self._names = itertools.count(1)
         self._kept = ExitStack()
         self._make_commands()
@@ -119,6 +125,8 @@ class Walk:
         text = _DATABASE.sub(
             lambda found: self.database(found[2]).replace("postgresql", found[1], 1), text
         )
+        if REGISTRY in text:
+            text = text.replace(REGISTRY, self._registry())
         for name in TOPICS:
             quoted = re.compile(rf"(?<=[\"'])({name})(?=[\"'])|(?<=--topic )({name})\b")
             if quoted.search(text):
@@ -131,6 +139,13 @@ class Walk:
         for name, topic in self._topics.items():
             text = text.replace(topic, name)
         return text
+
+    def _registry(self) -> str:
+        if self._registry_url is None:
+            self._registry_url = self._kept.enter_context(require(SchemaRegistry)).url
+            port = str(urlsplit(self._registry_url).port)
+            self._ports[port] = int(port)
+        return self._registry_url
 
     def _port(self, port: str) -> int:
         # Ports that a server got by itself stand in the URLs of databases.
