@@ -142,22 +142,27 @@ class _Stopped(BaseException):
 
 
 class _Stop:
-    """SIGINT and SIGTERM: raised as _Stopped where that may be, else noted until the end."""
+    """SIGINT and SIGTERM: raised as _Stopped where that may be, else noted until it may."""
 
     def __init__(self) -> None:
-        self._interrupts = False
+        self._is_asked = self._interrupts = False
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._handle)
 
     def may_interrupt(self) -> None:
         self._interrupts = True
+        self._stop_if_asked()
 
     def must_not_interrupt(self) -> None:
         """Let the clean-up be: a second Ctrl-C does not leave processes behind."""
         self._interrupts = False
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self._interrupts:
+        self._is_asked = True
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self._is_asked and self._interrupts:
             self._interrupts = False
             raise _Stopped
 

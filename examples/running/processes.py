@@ -75,12 +75,14 @@ class Processes:
 
     def run(self, *plans: Plan) -> None:
         """Run commands to their end, at the same time. Raises Ended if one fails."""
-        started = [self._launch(plan) for plan in plans]
-        for running in started:
+        for plan in plans:
+            self.start(plan)
+        for running in self._running[-len(plans) :]:
             code = running.process.wait()
             running.reader.join()
             if code:
                 raise Ended(f"{running.plan.name} ended with code {code}")
+            self._running.remove(running)
 
     def start(self, plan: Plan) -> None:
         """Start a process that goes on until it is told to stop."""
