@@ -135,6 +135,14 @@ def test_it_ends_in_order_when_it_is_told_to(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_it_ends_in_order_while_it_is_still_starting(tmp_path: Path) -> None:
+    with Examples(TMPDIR=str(tmp_path)) as running:
+        running.says("shop prepare")
+        assert running.stop() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 # The watching itself, with small processes
 
 
