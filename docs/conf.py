@@ -42,3 +42,4 @@ html_title = "outbox-relay"
 html_static_path: list[str] = []
 html_copy_source = False
 copybutton_exclude = ".linenos, .gp, .go"
+html_show_copyright = False
