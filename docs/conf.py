@@ -20,6 +20,7 @@ extensions = [
     "sphinx_click",
     "sphinx_copybutton",
     "from_code",
+    "llms",
 ]
 # Links into other projects' documentation are written out: a build must not need a network.
 intersphinx_mapping: dict[str, tuple[str, str | None]] = {}

@@ -6,10 +6,13 @@ Markdown.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
@@ -17,15 +20,13 @@ from sphinx.application import Sphinx
 
 Row = Sequence[object]
 
+DEPLOY = Path(__file__).parents[2] / "deploy"
+DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
+
 
 def settings() -> str:
     """Every setting of the commands."""
-    from outbox.cli.options import setting
     from outbox.config.keys import KEYS
-
-    def meaning(name: str) -> str:
-        command = setting(name)(lambda: None)
-        return str(command.__click_params__[0].help).partition("  [default")[0]  # type: ignore[attr-defined]  # click's own place for it
 
     return _table(
         ("`outbox.toml`", "Flag", "Variable", "Default", "Meaning"),
@@ -34,8 +35,8 @@ def settings() -> str:
                 f"`{key.name}`",
                 f"`{key.flag}`",
                 f"`{key.variable}`",
-                "" if key.default in (None, "") else f"`{key.default}`",
-                meaning(key.name),
+                _default(key.default),
+                _meaning(key.name),
             )
             for key in KEYS
         ],
@@ -106,6 +107,193 @@ def grants() -> str:
     return f"```postgresql\n{text}\n```"
 
 
+def topic_rules() -> str:
+    """Every key of a table [topics."…"]."""
+    from outbox.config.topic_rules import TopicRule
+
+    fields = {field.name: field for field in dataclasses.fields(TopicRule)}
+    meanings = {
+        "encode": "`avro`, `protobuf`, `json-schema`, or `none`",
+        "schema": "a file beside `outbox.toml`; for Protobuf a descriptor set, or a generated "
+        "class as `module:Class`. Without it the schema that the registry has",
+        "message": "for Protobuf: the full name of the message in the schema",
+        "register": "whether the relay registers `schema`; else it must be there",
+        "subject": "the subject that holds the schema",
+        "subject_strategy": "how a subject is named that `subject` does not name: `topic` "
+        "(`TOPIC-value`), `record` (the schema's name), `topic-record`",
+        "version": "the version to take; without it the newest",
+        "schema_id": "where the schema's id goes: in front of the `value`, or into a `header`",
+        "unknown_fields": "fields that the schema does not have: `refuse` the message, or `ignore` "
+        "them",
+        "assume_json": "take payloads without a content type for JSON, and encode them too",
+        "content_type": "what the header `content-type` says; by default that of the format",
+        "types": 'tables `[topics."TOPIC".types."TYPE"]`: what is different for a type of messages',
+    }
+    _check_same(meanings, fields.keys() - {"topic"})
+    return _table(
+        ("Key", "Default", "Meaning"),
+        [(f"`{name}`", _default(fields[name].default), meanings[name]) for name in meanings],
+    )
+
+
+def registry_properties() -> str:
+    """Every key of the table [registry]."""
+    from outbox.config.registry_properties import _KNOWN, VARIABLE_PREFIX
+
+    return _table(
+        ("Key", "Variable"),
+        [(f"`{name}`", f"`{VARIABLE_PREFIX}{name.upper().replace('.', '_')}`") for name in _KNOWN],
+    )
+
+
+def metrics() -> str:
+    """Every metric of a relay."""
+    from outbox.metrics.catalogue import METRICS
+
+    return _table(
+        ("Metric", "Kind", "Labels besides `relay`", "Meaning"),
+        [
+            (
+                f"`{metric.prometheus_name}`",
+                metric.kind,
+                ", ".join(f"`{label}`" for label in metric.labels),
+                metric.meaning,
+            )
+            for metric in METRICS
+        ],
+    )
+
+
+def alerts() -> str:
+    """The alert rules that come along."""
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text("utf-8"))
+    return _table(
+        ("Alert", "Severity", "When", "What to know"),
+        [
+            (
+                f"`{rule['alert']}`",
+                rule["labels"]["severity"],
+                f"`{' '.join(rule['expr'].split())}`"
+                + (f" for {rule['for']}" if "for" in rule else ""),
+                rule["annotations"]["description"],
+            )
+            for group in rules["groups"]
+            for rule in group["rules"]
+        ],
+    )
+
+
+def http_endpoints() -> str:
+    """Every path that a relay answers."""
+    from outbox.http.endpoints import endpoints
+
+    meanings = {
+        "/livez": "the loop goes round. Servers that are away do not count: a restart would not "
+        "bring them back",
+        "/readyz": "the settings are right, the tables were found and fit, and it was not told to "
+        "stop. Neither an outage nor being on standby counts",
+        "/healthz": "all of that, and it waits for nothing: messages flow, or would if there were "
+        "any. The body tells everything it knows",
+        "/metrics": "always: the figures for Prometheus, or as OpenMetrics to who asks for it",
+    }
+    _check_same(meanings, endpoints(cast("Any", None), cast("Any", None)))
+    return _table(
+        ("Path", "200 means (503 otherwise)"),
+        [(f"`{path}`", meaning) for path, meaning in meanings.items()],
+    )
+
+
+def doctor_checks() -> str:
+    """Every check of the doctor."""
+    from outbox.doctor.registry import CHECKS
+
+    return _table(
+        ("Check", "Group", "Looks at", "What to do"),
+        [
+            (
+                f"`{check.id}`",
+                check.group + (f" ({DATABASES[check.database]})" if check.database else ""),
+                check.looks_at,
+                check.advice,
+            )
+            for check in CHECKS
+        ],
+    )
+
+
+def django_settings() -> str:
+    """Every key of Django's OUTBOX."""
+    from outbox.django.settings import KNOWN
+    from outbox.writer.outbox import MAX_MESSAGE_BYTES
+
+    meanings = {
+        "SCHEMA": ("`None`", "PostgreSQL's schema of the tables; `None`: the search path"),
+        "TABLE_PREFIX": ("`''`", "what the names of the tables begin with"),
+        "DATABASES": ("all", "the aliases that have the tables; left out, the routers decide"),
+        "MAX_MESSAGE_BYTES": (f"`{MAX_MESSAGE_BYTES:_}`", "the limit of key, payload and headers"),
+        "SERIALIZER": ("JSON", "a serializer, its class, or the dotted path of either"),
+        "LANES": ("any", "the lanes that a message may name"),
+        "KAFKA": ("`{}`", "librdkafka's properties, for the commands"),
+        "RELAY": ("`{}`", "the settings of the commands, in capitals; see below"),
+    }
+    _check_same(meanings, KNOWN)
+    return _table(
+        ("Key", "Default", "Meaning"),
+        [(f"`{key}`", default, meaning) for key, (default, meaning) in meanings.items()],
+    )
+
+
+def django_relay_keys() -> str:
+    """What OUTBOX["RELAY"] may hold."""
+    from outbox.django.settings import RELAY_KEYS
+
+    return _table(
+        ("Key of `RELAY`", "Default", "Meaning"),
+        [
+            (f"`{name}`", _default(key.default), _meaning(key.name))
+            for name, key in RELAY_KEYS.items()
+        ],
+    )
+
+
+def django_checks() -> str:
+    """Every system check."""
+    from outbox.django.checks import IDS
+
+    return _table(
+        ("Id", "Meaning"),
+        [(f"`outbox_relay.{number}`", meaning) for number, meaning in IDS.items()],
+    )
+
+
+def flask_keys() -> str:
+    """Every key of app.config."""
+    from outbox.config.keys import KEYS
+    from outbox.flask.settings import unknown_keys
+    from outbox.writer.outbox import MAX_MESSAGE_BYTES
+
+    settings = {key.variable: key for key in KEYS}
+    others = {
+        "OUTBOX_KAFKA": ("`{}`", "librdkafka's properties, for the commands"),
+        "OUTBOX_MAX_MESSAGE_BYTES": (
+            f"`{MAX_MESSAGE_BYTES:_}`",
+            "the limit of key, payload and headers",
+        ),
+        "OUTBOX_LANES": ("any", "the lanes that a message may name"),
+    }
+    _check_same((), unknown_keys(dict.fromkeys((*settings, *others))))
+    return _table(
+        ("Key of `app.config`", "Default", "Meaning"),
+        [
+            *((f"`{name}`", *told) for name, told in others.items()),
+            *(
+                (f"`{name}`", _default(key.default), _meaning(key.name))
+                for name, key in settings.items()
+            ),
+        ],
+    )
+
+
 LISTINGS: dict[str, Callable[[], str]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -117,6 +305,16 @@ LISTINGS: dict[str, Callable[[], str]] = {
         writer_columns,
         ddl,
         grants,
+        topic_rules,
+        registry_properties,
+        metrics,
+        alerts,
+        http_endpoints,
+        doctor_checks,
+        django_settings,
+        django_relay_keys,
+        django_checks,
+        flask_keys,
     )
 }
 
@@ -147,6 +345,26 @@ def setup(app: Sphinx) -> dict[str, object]:
 def _table(head: Sequence[str], rows: Iterable[Row]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _check_same(told: Iterable[str], there_are: Iterable[str]) -> None:
+    """Fail the build where the words here are not about what there is."""
+    if set(told) != set(there_are):
+        raise ValueError(f"told are {sorted(told)}, and there are {sorted(there_are)}")
+
+
+def _default(value: object) -> str:
+    if value is dataclasses.MISSING:
+        return "needed"
+    return "" if value in (None, "", ()) else f"`{str(value).lower()}`"
+
+
+def _meaning(name: str) -> str:
+    """Return what the help of the commands says of a setting."""
+    from outbox.cli.options import setting
+
+    command = setting(name)(lambda: None)
+    return str(command.__click_params__[0].help).partition("  [default")[0]  # type: ignore[attr-defined]  # click's own place for it
 
 
 def _cell(value: object) -> str:
