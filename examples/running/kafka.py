@@ -14,7 +14,7 @@ from outbox.demo.cluster import run_cluster
 TOPICS = ("orders", "invoices")
 PARTITIONS = 3
 
-_PATIENCE_S = 6.0
+_PATIENCE_S = 10.0
 
 
 @contextmanager

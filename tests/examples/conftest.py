@@ -13,6 +13,8 @@ from tests.examples.running import Examples
 from tests.servers.availability import require
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from playwright.sync_api import Browser
 
 REAL = pytest.param("real", marks=[pytest.mark.postgresql, pytest.mark.kafka])
@@ -27,13 +29,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module", params=["embedded", REAL])
-def examples(request: pytest.FixtureRequest) -> Iterator[Examples]:
+def examples(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Examples]:
     """Give both services: with nothing but the checkout, and with PostgreSQL and Kafka."""
     require(chromium_path)  # before anything is started
     if request.param == "embedded":
-        with Examples() as running:
-            yield running.ready()
-            assert running.stop() == 0  # by Ctrl-C
+        yield from _embedded(tmp_path_factory.mktemp("examples"))
         return
     server = request.getfixturevalue("postgresql_server")
     kafka = request.getfixturevalue("kafka")
@@ -46,6 +48,16 @@ def examples(request: pytest.FixtureRequest) -> Iterator[Examples]:
         yield running.ready()
     for url in (shop, billing):
         server.drop_database(urlsplit(url).path[1:])
+
+
+def _embedded(directory: Path) -> Iterator[Examples]:
+    with Examples(TMPDIR=str(directory)) as running:
+        yield running.ready()
+        # In the end it stops by Ctrl-C, and leaves nothing behind.
+        assert len(list(directory.iterdir())) == 1
+        assert running.stop() == 0
+    assert running.lines[-1] == "stopped\n"
+    assert list(directory.iterdir()) == []
 
 
 @pytest.fixture

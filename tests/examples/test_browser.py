@@ -260,6 +260,7 @@ def test_it_works_without_scripts(browser: Browser, examples: Examples) -> None:
 
     # When
     visit.place()
+    visit.page.wait_for_url(f"{examples.shop}/orders/*/")
 
     # Then the page is as true as with them, whenever it is loaded
     def answered() -> bool:

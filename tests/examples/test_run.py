@@ -18,8 +18,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from examples.running import processes
+from examples.running import kafka, processes
 from examples.running.processes import Ended, Plan, Processes
+from examples.running.setup import SetupError
 from tests.acceptance.command import ROOT
 from tests.examples.running import Examples, ask
 from tests.servers.ports import free_port
@@ -67,10 +68,13 @@ def test_help_names_every_setting() -> None:
         assert word in running.said
 
 
-def test_a_kafka_that_is_not_there_is_named() -> None:
-    with Examples(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1") as running:
-        assert running.process.wait(60) == 1
-    assert "KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:1: could not make the topic" in running.said
+def test_a_kafka_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka, "_PATIENCE_S", 0.2)
+    with (
+        pytest.raises(SetupError, match="could not make the topic orders: "),
+        kafka.kafka("127.0.0.1:1"),
+    ):
+        pass
 
 
 # While it runs, and how it ends
@@ -122,24 +126,10 @@ def place_order(shop: str) -> str:
 
 
 @pytest.mark.slow
-def test_it_ends_in_order_when_it_is_told_to(tmp_path: Path) -> None:
-    with Examples(TMPDIR=str(tmp_path)) as running:
-        running.ready()
-        assert len(list(tmp_path.iterdir())) == 1
-
-        # When
-        code = running.stop(signal.SIGTERM)
-
-    # Then
-    assert (code, running.lines[-1]) == (0, "stopped\n")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
 def test_it_ends_in_order_while_it_is_still_starting(tmp_path: Path) -> None:
     with Examples(TMPDIR=str(tmp_path)) as running:
         running.says("shop prepare")
-        assert running.stop() == 0
+        assert running.stop(signal.SIGTERM) == 0
     assert list(tmp_path.iterdir()) == []
 
 
