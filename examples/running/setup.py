@@ -62,6 +62,8 @@ def read_setup(arguments: Sequence[str], variables: Mapping[str, str]) -> Setup:
         traces_url=variables.get("TRACES_URL", ""),
         let_relay_be_killed=not given.no_killing,
     )
+    for name in ("DATABASE_URL_SHOP", "DATABASE_URL_BILLING"):
+        _check_database(name, variables.get(name, ""))
     if setup.shop_port == setup.billing_port:
         raise SetupError(f"SHOP_PORT and BILLING_PORT are both {setup.shop_port}: choose two")
     if setup.shop_database and setup.shop_database == setup.billing_database:
@@ -91,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
         help="do not let the shop's page kill its relay",
     )
     return parser
+
+
+def _check_database(name: str, url: str) -> None:
+    scheme = url.partition("://")[0]
+    if url and scheme not in ("postgresql", "postgres", "sqlite"):
+        raise SetupError(f"{name} begins with {scheme!r}: use postgresql://HOST/NAME")
 
 
 def _port(name: str, value: str) -> int:

@@ -87,9 +87,11 @@ def test_pictures_are_there_and_small(app: str) -> None:
     assert "](screenshot.png)" in (EXAMPLES / app / "README.md").read_text("utf-8")
 
 
-def test_the_shops_own_tests_pass(tmp_path: Path) -> None:
+@pytest.mark.slow
+@each_app
+def test_the_examples_own_tests_pass(app: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/django_app"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"examples/{app}"],
         cwd=ROOT,
         env=environment_of({"TMPDIR": str(tmp_path)}),
         capture_output=True,

@@ -36,6 +36,7 @@ from tests.waiting import wait_until
         ({"SHOP_PORT": "http"}, "SHOP_PORT='http' is not a port: use a number from 1 to 65535"),
         ({"BILLING_PORT": "0"}, "BILLING_PORT='0' is not a port"),
         ({"SHOP_PORT": "8123", "BILLING_PORT": "8123"}, "are both 8123: choose two"),
+        ({"DATABASE_URL_SHOP": "mysql://h/d"}, "DATABASE_URL_SHOP begins with 'mysql'"),
         (
             {"DATABASE_URL_SHOP": "postgresql://h/d", "DATABASE_URL_BILLING": "postgresql://h/d"},
             "each service needs a database of its own",
