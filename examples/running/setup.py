@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_database(name: str, url: str) -> None:
     scheme = url.partition("://")[0]
-    if url and scheme not in ("postgresql", "postgres", "sqlite"):
+    if url and scheme.partition("+")[0] not in ("postgresql", "postgres", "sqlite"):
         raise SetupError(f"{name} begins with {scheme!r}: use postgresql://HOST/NAME")
 
 
