@@ -294,6 +294,21 @@ def flask_keys() -> str:
     )
 
 
+def fixtures() -> str:
+    """Every fixture of the pytest plugin."""
+    from outbox import pytest_plugin
+
+    found = {
+        name: thing
+        for name, thing in vars(pytest_plugin).items()
+        if isinstance(thing, type(pytest_plugin.kafka_mock))
+    }
+    return _table(
+        ("Fixture", "What it is"),
+        [(f"`{name}`", _first_line(thing)) for name, thing in found.items()],
+    )
+
+
 LISTINGS: dict[str, Callable[[], str]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -315,6 +330,7 @@ LISTINGS: dict[str, Callable[[], str]] = {
         django_relay_keys,
         django_checks,
         flask_keys,
+        fixtures,
     )
 }
 

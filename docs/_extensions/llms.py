@@ -42,5 +42,5 @@ def _beginning(env: BuildEnvironment, page: str) -> str:
     """Return the first sentence of a page."""
     paragraphs = env.get_doctree(page).findall(nodes.paragraph)
     first = next(paragraphs, nodes.paragraph()).astext()
-    sentence = re.split(r"(?<=[.!?:]) ", " ".join(first.split()))[0]
+    sentence = re.split(r"(?<=[.!?]) ", " ".join(first.split()))[0]
     return sentence if len(sentence) <= MOST_CHARACTERS else f"{sentence[:MOST_CHARACTERS]}…"

@@ -51,8 +51,8 @@ class FlaskOutbox:
     def init_app(self, app: Flask) -> None:
         """Read the app's settings and give it the commands `flask outbox …`.
 
-        Raises ConfigurationError for a wrong value, naming its key, and warns of OUTBOX_… keys that
-        nothing reads. The config counts as it is now; where the database is, is asked later.
+        Raises ConfigurationError for a wrong value, naming its key, and warns of `OUTBOX_…` keys
+        that nothing reads. The config counts as it is now; where the database is, is asked later.
         """
         from outbox.flask.commands import commands
 

@@ -76,6 +76,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     settings = (tmp_path / "reference" / "settings.html").read_text("utf-8")
     assert "--poll-interval" in settings
     assert "OUTBOX_DATABASE_URL" in settings
+    pages = (tmp_path / "llms.txt").read_text("utf-8")
+    assert [page for page in map(name_of, PAGES) if f"({page}.html): " not in pages] == []
 
 
 def test_every_line_of_the_guarantees_is_shown_by_tests_that_exist() -> None:

@@ -206,7 +206,7 @@ class Walk:
             return
         until = block.said("until")
         out = self.run(
-            command,
+            _alone(command) if until else command,
             until=self._holds(until) if until else None,
             code=int(block.said("exit") or 0),
         )
@@ -238,8 +238,7 @@ class Walk:
         return out
 
     def _serve(self, command: list[str], address: str) -> None:
-        command = [*command[:-1], f"exec {command[-1]}"]
-        process = self._kept.enter_context(self._popen(command))
+        process = self._kept.enter_context(self._popen(_alone(command)))
         self._kept.callback(process.kill)
         wait_for(lambda: _answers(address), process, " ".join(command))
 
@@ -259,6 +258,11 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], what
     """Wait for the effect of a process that goes on; fail at once if it ends."""
     wait_until(lambda: process.poll() is not None or condition(), what=f"the effect of {what}")
     assert process.poll() is None, f"{what} ended: {process.communicate()}"
+
+
+def _alone(command: list[str]) -> list[str]:
+    """Return a command without a shell around it that would keep signals from it."""
+    return [*command[:-1], f"exec {command[-1]}"] if command[0] == "bash" else command
 
 
 def check_extras(line: str) -> None:
@@ -300,7 +304,7 @@ def _answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(address, timeout=5):
             return True
-    except urllib.error.HTTPError:
-        return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500  # 503 is the answer of a relay that is not ready
     except OSError:
         return False
