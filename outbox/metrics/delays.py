@@ -32,4 +32,7 @@ def time_of(message_id: str) -> float | None:
     """
     if message_id[14:15] != "7":
         return None
-    return int(message_id[:8] + message_id[9:13], 16) / 1000
+    try:
+        return int(message_id[:8] + message_id[9:13], 16) / 1000
+    except ValueError:  # SQLite takes any text for an id
+        return None
