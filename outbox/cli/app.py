@@ -98,7 +98,8 @@ def run(
             obj=invocation,
             **CONTEXT_SETTINGS,
         )
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where our caller has closed it
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()

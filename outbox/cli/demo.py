@@ -15,7 +15,7 @@ Examples:
   outbox-relay demo --json"""
 
 
-@click.command(epilog=EPILOG)
+@click.command(short_help="Show the whole way of a message, without servers.", epilog=EPILOG)
 @json_option
 @click.pass_context
 def demo(ctx: click.Context, /, *, as_json: bool) -> None:

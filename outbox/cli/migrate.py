@@ -87,6 +87,8 @@ def migrate(
         raise click.UsageError(
             "--only inbox has nothing to do with --rebase, --retention and the roles"
         )
+    if as_sql and as_json:
+        raise click.UsageError("--sql prints SQL and no JSON: leave out --json")
     if retention and (as_sql or as_check or as_rebase):
         raise click.UsageError("--retention goes with none of --sql, --check and --rebase")
     settings = settings_from(flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +14,12 @@ if TYPE_CHECKING:
 
 def print_json(schema: str, **data: object) -> None:
     """Print an object; `schema` names its shape and that shape's version."""
-    click.echo(json.dumps({"schema": schema, **data}, ensure_ascii=False, indent=2))
+    document = {"schema": schema, **data}
+    click.echo(json.dumps(document, ensure_ascii=not _shows_unicode(), indent=2))
+
+
+def _shows_unicode() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

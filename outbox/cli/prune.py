@@ -23,7 +23,9 @@ Examples:
 _MIB = 1024 * 1024
 
 
-@click.command(epilog=EPILOG)
+@click.command(
+    short_help="Remove delivered messages that are older than the retention.", epilog=EPILOG
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
 @json_option
 @database_options

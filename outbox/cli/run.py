@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from functools import partial
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from outbox.config.settings import Settings
+    from outbox.metrics.monitor import RelayMonitor
     from outbox.publishers.base import Publisher
     from outbox.relay.observer import Observer
     from outbox.relay.relay import Relay
+
+logger = logging.getLogger("outbox.relay")
 
 EPILOG = """\b
 Examples:
@@ -69,6 +73,19 @@ def run(*, drain: bool, log_format: str, log_level: str, **flags: object) -> Non
         watched(settings, monitor, stop),
     ):
         relay.run(stop, drain=drain)
+    _say_what_was_done(monitor)
+
+
+def _say_what_was_done(monitor: RelayMonitor) -> None:
+    from outbox.metrics.catalogue import SENT
+
+    delivered = sum(reading.value for reading in monitor.figures.readings(SENT))
+    logger.info(
+        "relay %s has ended; it delivered %d messages",
+        monitor.relay,
+        delivered,
+        extra={"event": "relay.ended"},
+    )
 
 
 def _publishers(settings: Settings) -> Callable[[], Publisher]:

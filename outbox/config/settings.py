@@ -18,7 +18,7 @@ from outbox.config.encoding import find_registry, shown_registry, shown_rules
 from outbox.config.host import NO_HOST, HostSettings, check_host
 from outbox.config.kafka_properties import VARIABLE_PREFIX, check_property, is_secret, property_of
 from outbox.config.keys import BY_NAME, KEYS, Key, callback_name
-from outbox.config.sources import FILE_NAME, Found, flattened, read_secret
+from outbox.config.sources import FILE_NAME, Found, flattened, read_secret, why
 from outbox.config.topic_rules import TopicRule, read_rules
 from outbox.database import DatabaseUrl
 from outbox.errors import ConfigurationError
@@ -272,7 +272,7 @@ def _read_file(config: object, directory: Path) -> tuple[str, Mapping[str, objec
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+        raise ConfigurationError(f"{path} cannot be read: {why(error)}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
     _refuse_unknown(path, table)

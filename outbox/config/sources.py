@@ -24,7 +24,12 @@ def read_secret(variable: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{variable}: {path} cannot be read: {error}") from error
+        raise ConfigurationError(f"{variable}: {path} cannot be read: {why(error)}") from error
+
+
+def why(error: OSError | UnicodeDecodeError) -> str:
+    """Return the reason alone: who speaks of the file has named it already."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 def flattened(name: str, table: object, prefix: str = "") -> Iterator[tuple[str, object]]:

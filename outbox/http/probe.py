@@ -22,7 +22,8 @@ def probe(host: str, port: int, question: Literal["live", "ready"], timeout_s: f
         answer = connection.getresponse()
         return _verdict(answer.status, answer.read())
     except (OSError, http.client.HTTPException) as error:
-        return Verdict(False, f"no answer from {host} port {port}: {error or type(error).__name__}")
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Verdict(False, f"no answer from {host} port {port}: {reason}")
     finally:
         connection.close()
 

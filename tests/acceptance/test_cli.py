@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +15,7 @@ from outbox import __version__
 from outbox.cli.waiting import patiently
 from outbox.database import DatabaseUrl, connect_postgresql, connect_sqlite
 from outbox.errors import DatabaseUnavailable
-from tests.acceptance.command import Commands
+from tests.acceptance.command import PROGRAM, Commands, environment
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
 
@@ -60,6 +62,40 @@ def test_help_comes_fast(bare: Commands) -> None:
         assert bare("-h").code == 0
         times.append(time.monotonic() - began)
     assert min(times) < 1.0
+
+
+def test_an_encoding_that_lacks_a_character_does_not_fail_a_command(bare: Commands) -> None:
+    done = bare("run", "-h", PYTHONIOENCODING="latin-1")
+    assert (done.code, done.err) == (0, "")
+    assert "OUTBOX_KAFKA_BOOTSTRAP_SERVERS" in done.out
+
+
+def test_json_is_json_in_any_encoding(outbox_relay: Commands) -> None:
+    name = "\u65e5"
+    done = outbox_relay(
+        "config", "show", "--json", "-X", f"client.id={name}", PYTHONIOENCODING="latin-1"
+    )
+    assert done.json["settings"]["kafka.client.id"]["value"] == name
+
+
+def test_a_stdout_that_is_closed_is_no_error(outbox_relay: Commands) -> None:
+    assert outbox_relay("migrate").code == 0
+    script = f"exec {shlex.join(PROGRAM)} status >&-"
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env=environment(**outbox_relay.variables),
+        cwd=outbox_relay.directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_file_that_cannot_be_read_is_named_once(bare: Commands) -> None:
+    said = bare("config", "show", "--config", "none.toml").err
+    assert said.count("none.toml") == 1
+    assert "No such file or directory" in said
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["run", "--nonsense"], ["status", "extra"]])
@@ -148,7 +184,12 @@ def test_migrate_rebases(tmp_path: Path, postgresql_url: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--sql", "--check"], ["--check", "--rebase"], ["--only", "inbox", "--relay-role", "r"]],
+    [
+        ["--sql", "--check"],
+        ["--sql", "--json"],
+        ["--check", "--rebase"],
+        ["--only", "inbox", "--relay-role", "r"],
+    ],
 )
 def test_migrate_refuses_what_does_not_go_together(bare: Commands, arguments: list[str]) -> None:
     assert bare("migrate", *arguments).code == 2

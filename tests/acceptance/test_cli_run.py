@@ -49,6 +49,7 @@ def test_a_drain_delivers_what_is_committed_and_ends(
     write(outbox_relay, *expected, topic=topic)
     done = outbox_relay("run", "--drain")
     assert (done.code, done.out) == (0, ""), done.err
+    assert "relay default has ended; it delivered 50 messages" in done.err
     assert payloads(kafka, topic)[-50:] == expected
     assert outbox_relay("status", "--fail-if-lag", "0").code == 0
 

@@ -11,6 +11,7 @@ import click
 import pytest
 
 from outbox.cli.app import app
+from outbox.cli.main import main
 from outbox.cli.options import SettingOption
 from outbox.config.keys import BY_NAME
 
@@ -33,6 +34,18 @@ ALL = [pytest.param(*found, id=" ".join(found[0]) or "outbox-relay") for found i
 def examples(command: click.Command) -> list[str]:
     lines = (command.epilog or "").splitlines()
     return [line.strip() for line in lines if line.startswith("  outbox-relay ")]
+
+
+def test_ctrl_c_before_a_command_has_begun_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("outbox.cli.app.run", interrupted)
+    with pytest.raises(SystemExit, match="1"):
+        main(["status"])
+    assert capsys.readouterr().err == "aborted\n"
 
 
 @pytest.mark.parametrize(("path", "command"), ALL)
