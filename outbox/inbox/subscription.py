@@ -96,7 +96,8 @@ class Subscription:
         leaving.join(max(1.0, deadline - time.monotonic()))
         if leaving.is_alive():
             _log.warning(
-                "left without the broker's answer; Kafka will notice by session.timeout.ms"
+                "this consumer ends before the broker has let it leave its group; others get its"
+                " partitions after session.timeout.ms"
             )
 
     def _client(self, settings: dict[str, object]) -> Any:  # an untyped C extension
