@@ -32,6 +32,8 @@ myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
 # Files of the repository that pages point at live outside the site; see _extensions/from_code.py.
 suppress_warnings: list[str] = []
 
+# In docstrings `x` is code.
+default_role = "code"
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
@@ -40,7 +42,8 @@ nitpicky = False
 
 html_theme = "furo"
 html_title = "outbox-relay"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 copybutton_exclude = ".linenos, .gp, .go"
 html_show_copyright = False

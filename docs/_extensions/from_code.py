@@ -151,12 +151,11 @@ def metrics() -> str:
     from outbox.metrics.catalogue import METRICS
 
     return _table(
-        ("Metric", "Kind", "Labels besides `relay`", "Meaning"),
+        ("Metric", "Kind", "Meaning"),
         [
             (
                 f"`{metric.prometheus_name}`",
-                metric.kind,
-                ", ".join(f"`{label}`" for label in metric.labels),
+                " by ".join([metric.kind, *(f"`{label}`" for label in metric.labels)]),
                 metric.meaning,
             )
             for metric in METRICS
@@ -168,11 +167,10 @@ def alerts() -> str:
     """The alert rules that come along."""
     rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text("utf-8"))
     return _table(
-        ("Alert", "Severity", "When", "What to know"),
+        ("Alert", "When", "What to know"),
         [
             (
-                f"`{rule['alert']}`",
-                rule["labels"]["severity"],
+                f"`{rule['alert']}` ({rule['labels']['severity']})",
                 f"`{' '.join(rule['expr'].split())}`"
                 + (f" for {rule['for']}" if "for" in rule else ""),
                 rule["annotations"]["description"],
@@ -205,19 +203,24 @@ def http_endpoints() -> str:
 
 def doctor_checks() -> str:
     """Every check of the doctor."""
+    from outbox.doctor.check import GROUPS
     from outbox.doctor.registry import CHECKS
 
-    return _table(
-        ("Check", "Group", "Looks at", "What to do"),
-        [
-            (
-                f"`{check.id}`",
-                check.group + (f" ({DATABASES[check.database]})" if check.database else ""),
-                check.looks_at,
-                check.advice,
-            )
-            for check in CHECKS
-        ],
+    return "\n".join(
+        f"\n**{group}**\n\n"
+        + _table(
+            ("Check", "Looks at", "What to do"),
+            [
+                (
+                    f"`{check.id}`" + (f" ({DATABASES[check.database]})" if check.database else ""),
+                    check.looks_at,
+                    check.advice,
+                )
+                for check in CHECKS
+                if check.group == group
+            ],
+        )
+        for group in GROUPS
     )
 
 

@@ -64,6 +64,15 @@ def test_no_block_is_skipped_that_could_run(tmp_path: Path) -> None:
     assert "orders" in TOPICS
 
 
+@pytest.mark.parametrize("page", WALKED, ids=name_of)
+def test_readers_see_into_which_file_a_block_goes(page: Path) -> None:
+    """The comment that says so to the walk is none that a page shows."""
+    markdown = page.read_text("utf-8")
+    for found in re.finditer(r"^<!-- (?:file|append): (\S+) -->$", markdown, re.MULTILINE):
+        before = markdown[: found.start()].rstrip().rpartition("\n")[2]
+        assert found[1].rpartition("/")[2] in before, f"{found[1]} is not named above its block"
+
+
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", DOCS, tmp_path],
