@@ -320,6 +320,18 @@ class StoreSuite:
         assert all(part.kept for part in store.prune())
         assert kit.keys_in_log() == ["a"]
 
+    def test_nothing_is_removed_while_there_is_no_relay_name(self, kit: StoreKit) -> None:
+        """As when one is renamed: forgotten, and then made anew to begin at the earliest."""
+        kit.commit("a")
+        kit.age(2 * 86_400)
+        store = kit.store()
+        store.forget_relay("default")
+
+        assert all(part.kept for part in store.prune())
+
+        store.create_relay("renamed", "earliest")
+        assert keys(read_all(store.reader(acquire(store, "renamed")))) == ["a"]
+
     # Relay names
 
     def test_relay_names_are_made_and_forgotten(self, kit: StoreKit) -> None:

@@ -8,6 +8,7 @@ slot for itself sees everything that was ever written to it. See docs/adr/0009-r
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from psycopg import errors as pg
@@ -17,6 +18,8 @@ from outbox.store.base import Slice
 from outbox.store.postgresql.session import ABANDONED, BY_INDEX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import psycopg
 
     from outbox.names import Names
@@ -24,8 +27,17 @@ if TYPE_CHECKING:
 
 SLOTS = range(4)
 
+#: No statement takes longer than the relay's lease allows, whatever is in its way. Nor is a standby
+#: waited for, while readers wait for us: a slot that a fail-over brings back is emptied again.
+_SETTINGS = f"""{ABANDONED}; {BY_INDEX}; set local statement_timeout = '2s';
+    set local synchronous_commit = local"""
+
 #: Readers queue behind whoever waits for this lock, so it waits no longer than they may.
 _LOCK_TIMEOUT = "set local lock_timeout = '20ms'"
+
+#: The next time may do better; and no reason to stop a relay whose own work goes well.
+_IN_THE_WAY = (pg.LockNotAvailable, pg.DeadlockDetected, pg.QueryCanceled)
+_IN_USE = "somebody is using it"
 
 
 class Rotation:
@@ -41,31 +53,43 @@ class Rotation:
 
     def _prune(self, slot: int, *, dry_run: bool) -> Slice:
         with self._session.translated() as connection:
-            connection.execute(f"begin isolation level read committed; {ABANDONED}; {BY_INDEX}")
-            try:
-                found = self._look(connection, slot)
-                if found.kept is None and found.bytes and not dry_run:
-                    found = self._empty(connection, slot)
-            except BaseException:
-                self._session.rollback()
-                raise
+            # In a transaction of its own: of two that have looked, and keep the lock with which
+            # they did, neither could have the slot for itself.
+            found = self._attempt(connection, slot, self._look)
+            if found is None:
+                return Slice(f"slot {slot}", 0, None, _IN_USE)
+            if found.kept is None and not dry_run:
+                found = self._attempt(connection, slot, self._empty) or replace(found, kept=_IN_USE)
+        return found
+
+    def _attempt(
+        self,
+        connection: psycopg.Connection,
+        slot: int,
+        act: Callable[[psycopg.Connection, int], Slice],
+    ) -> Slice | None:
+        """Do it in a transaction; return None when somebody is in the way."""
+        try:
+            connection.execute(f"begin isolation level read committed; {_SETTINGS}")
+            found = act(connection, slot)
             connection.execute("commit")
+        except _IN_THE_WAY:
+            self._session.rollback()
+            return None
+        except BaseException:
+            self._session.rollback()
+            raise
         return found
 
     def _empty(self, connection: psycopg.Connection, slot: int) -> Slice:
         """Take the slot for ourselves, look again, and empty it."""
         partition = self._partition(slot)
-        try:
-            with connection.transaction():
-                connection.execute(_LOCK_TIMEOUT)
-                connection.execute(f"lock table only {partition} in access exclusive mode")
-                found = self._look(connection, slot)
-                if found.kept is None:
-                    connection.execute(f"truncate only {partition}")
-                return found
-        except (pg.LockNotAvailable, pg.DeadlockDetected):
-            found = self._look(connection, slot)
-            return Slice(found.name, found.bytes, found.newest_age_seconds, "somebody is using it")
+        connection.execute(_LOCK_TIMEOUT)
+        connection.execute(f"lock table only {partition} in access exclusive mode")
+        found = self._look(connection, slot)
+        if found.kept is None:
+            connection.execute(f"truncate only {partition}")
+        return found
 
     def _look(self, connection: psycopg.Connection, slot: int) -> Slice:
         """Say how a slot is; every query reads an index from its end."""
@@ -130,6 +154,8 @@ class Rotation:
                   left join {self._names["outbox_plan"]} as p using (relay, lane, plan_no)
                  order by c.relay"""
         ).fetchall()
+        if not rows:  # one was forgotten, and another may be about to take its place
+            return ["anybody: there is no relay name"]
         for relay, native, _ in rows:
             if not native:
                 raise LogInconsistent(
