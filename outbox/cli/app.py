@@ -112,10 +112,10 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OutboxError as error:
-        _say(error, with_traceback=invocation.debug)
+        _say(error, host, with_traceback=invocation.debug)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the last resort: say it and exit 1
-        _say(error, with_traceback=True)
+        _say(error, host, with_traceback=True)
         return 1
 
 
@@ -126,8 +126,8 @@ def _command(name: str | None) -> click.Command:
     return found
 
 
-def _say(error: Exception, *, with_traceback: bool) -> None:
+def _say(error: Exception, host: HostSettings, *, with_traceback: bool) -> None:
     if with_traceback:
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     text = str(error) if isinstance(error, OutboxError) else f"{type(error).__name__}: {error}"
-    click.echo(f"error: {text}", err=True)
+    click.echo(f"error: {host.reword(text)}", err=True)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from outbox.cli.options import (
     database_options,
     json_option,
     kafka_option,
+    reworded,
     setting,
     settings_from,
 )
@@ -104,7 +105,11 @@ def doctor(
     )
     with closing(patient):
         _connect(patient)
-        findings = list(_shown(examine(patient, ignore), quiet=as_json))
+        examined = (
+            replace(finding, advice=reworded(finding.advice))
+            for finding in examine(patient, ignore)
+        )
+        findings = list(_shown(examined, quiet=as_json))
     if as_json:
         _print_json(findings)
     _say_counts(findings)

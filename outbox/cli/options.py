@@ -141,3 +141,8 @@ def host_of(context: click.Context) -> HostSettings:
     """Return the settings of the framework that runs the command, if one does."""
     invocation = context.find_object(Invocation)
     return NO_HOST if invocation is None else invocation.host
+
+
+def reworded(advice: str) -> str:
+    """Return advice with commands as whoever runs this one calls them."""
+    return host_of(click.get_current_context()).reword(advice)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from outbox.cli.options import database_options, json_option, settings_from
+from outbox.cli.options import database_options, json_option, reworded, settings_from
 from outbox.cli.output import duration, print_json, print_table, say
 from outbox.cli.waiting import connected_store
 
@@ -67,7 +67,7 @@ def _show(relays: list[RelayStatus], blockers: list[Blocker]) -> None:
         ("RELAY", "LANE", "WAITING", "OLDEST", "HELD BY", "LEASE"), [_row(lane) for lane in relays]
     )
     for hint in hints(relays, blockers):
-        say(hint)
+        say(reworded(hint))
 
 
 def _row(lane: RelayStatus) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from outbox.config.keys import BY_NAME
@@ -18,12 +18,14 @@ class HostSettings:
     `settings`: by the names of KEYS, librdkafka's properties as `kafka.<property>`; None is not
     given. They rank below flags and above the environment, since a framework's project has one
     place for its settings. `source` is what `config show` says of them, `broker_at` where a broker
-    would be named among them.
+    would be named among them. `reword`: puts the framework's own commands in the place of ours,
+    which its users may not have at hand.
     """
 
     settings: Mapping[str, object] = field(default_factory=dict)
     source: str = "host"
     broker_at: str | None = None
+    reword: Callable[[str], str] = str
 
     @property
     def kafka(self) -> dict[str, object]:

@@ -11,6 +11,7 @@ from django.db import connections
 from outbox.config.host import HostSettings
 from outbox.database import DatabaseUrl
 from outbox.django.settings import NAME, RELAY_KEYS, current
+from outbox.django.wording import in_djangos_words
 from outbox.errors import ConfigurationError, MissingExtra
 from outbox.transactions.opening import supported_dialect
 
@@ -64,7 +65,12 @@ def host_settings(using: str) -> HostSettings:
     }
     given |= {name.lower(): value for name, value in found.relay.items() if name in RELAY_KEYS}
     given |= {f"kafka.{name}": value for name, value in found.kafka.items()}
-    return HostSettings(given, SOURCE, f"'bootstrap.servers' in {NAME}['KAFKA']")
+    return HostSettings(
+        given,
+        SOURCE,
+        broker_at=f"'bootstrap.servers' in {NAME}['KAFKA']",
+        reword=lambda text: in_djangos_words(text, using),
+    )
 
 
 def database_url(using: str) -> str:

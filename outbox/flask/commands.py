@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import traceback
 from typing import Final
 
@@ -15,6 +14,7 @@ from outbox.cli.app import COMMANDS, LazyGroup
 from outbox.errors import OutboxError
 from outbox.flask.consume import consume
 from outbox.flask.host import FlaskInvocation
+from outbox.flask.wording import in_flasks_words
 from outbox.version import __version__
 
 #: The demo brings databases and a broker of its own, so it has nothing to do with an app.
@@ -30,8 +30,6 @@ Examples:
 \b
 Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 broker unreachable,
 5 schema missing or incompatible, 6 a check failed, 78 bad configuration."""
-
-_PROGRAM = re.compile(rf"\boutbox-relay (?={'|'.join(COMMANDS)}\b)")
 
 
 class AppCommands(LazyGroup):
@@ -77,15 +75,6 @@ def commands(ctx: click.Context, *, debug: bool) -> None:
     """
     script = ctx.find_object(ScriptInfo) or ScriptInfo()
     ctx.obj = FlaskInvocation(script, os.environ, debug=debug)
-
-
-def in_flasks_words(text: str) -> str:
-    """Return advice with the command that people have at hand here.
-
-    >>> in_flasks_words("run `outbox-relay migrate`")
-    'run `flask outbox migrate`'
-    """
-    return _PROGRAM.sub("flask outbox ", text)
 
 
 def _reworded(command: click.Command) -> click.Command:

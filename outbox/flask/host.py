@@ -11,6 +11,7 @@ from outbox.config.host import HostSettings
 from outbox.flask.current import state_of
 from outbox.flask.database import database_url
 from outbox.flask.settings import KAFKA, SOURCE
+from outbox.flask.wording import in_flasks_words
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -52,7 +53,7 @@ def host_settings(app: Flask, environ: Mapping[str, str]) -> HostSettings:
     if "database_url" not in settings and not _is_given(environ):
         with app.app_context():
             settings["database_url"] = database_url(app, state.bind_arguments)
-    return HostSettings(settings, SOURCE, broker_at=_BROKER_AT)
+    return HostSettings(settings, SOURCE, broker_at=_BROKER_AT, reword=in_flasks_words)
 
 
 def _is_given(environ: Mapping[str, str]) -> bool:

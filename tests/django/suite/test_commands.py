@@ -16,10 +16,12 @@ from django.core.management import CommandError, call_command
 from django.db import connections, transaction
 from django.test import override_settings
 
+from outbox.cli.app import COMMANDS
 from outbox.config.host import check_host
 from outbox.database import DatabaseUrl
 from outbox.django import add
 from outbox.django.hosting import database_url, host_settings
+from outbox.django.wording import WORDED
 from outbox.errors import ConfigurationError
 from tests.django.suite.shop.models import Order
 from tests.servers.kafka_topics import KafkaServer
@@ -68,6 +70,29 @@ def test_status_tells_of_the_database_that_is_named() -> None:
     assert other["relays"][0]["lag_messages"] == 1
     again = json.loads(call("outbox", "status", "--json", database="other"))
     assert again["relays"][0]["lag_messages"] == 1
+
+
+@committing
+def test_advice_names_the_commands_of_django(capfd: pytest.CaptureFixture[str]) -> None:
+    write("other")
+    call("outbox_status", database="other")
+    said = capfd.readouterr().err
+    assert "start `manage.py outbox_relay --database=other --name default`" in said
+    assert "`manage.py outbox --database=other relays forget default`" in said
+
+
+def test_every_command_has_its_words_here() -> None:
+    assert set(WORDED) == set(COMMANDS)
+
+
+def test_missing_tables_are_made_by_djangos_migrations(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = f"sqlite:///{tmp_path}/none.db"
+    with pytest.raises(SystemExit) as ended:
+        call("outbox_status", "--database-url", elsewhere)
+    assert ended.value.code == 5
+    assert "run `manage.py migrate outbox_relay`" in capfd.readouterr().err
 
 
 @committing

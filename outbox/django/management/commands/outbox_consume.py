@@ -17,6 +17,7 @@ from outbox.django.apps import LABEL
 from outbox.django.databases import check_alias
 from outbox.django.hosting import host_settings
 from outbox.django.inbox import Inbox, transactions
+from outbox.django.wording import in_djangos_words
 from outbox.errors import OutboxError
 from outbox.inbox.handling import check_handler
 
@@ -79,7 +80,8 @@ class Command(BaseCommand):
             with _consumer(options) as consumer, stopped_by_signals(stop):
                 consumer.run(function, stop=stop, until_idle=options["until_idle"])
         except OutboxError as error:
-            raise CommandError(str(error), returncode=error.exit_code) from error
+            advice = in_djangos_words(str(error), options["database"])
+            raise CommandError(advice, returncode=error.exit_code) from error
 
 
 def _consumer(options: dict[str, Any]) -> InboxConsumer[Any]:
