@@ -54,7 +54,9 @@ def test_it_is_told_in_the_file_system(systemd: Systemd) -> None:
     systemd.hears("STATUS=fine")
 
 
-@pytest.mark.parametrize("systemd", [f"@outbox-relay-test-{os.getpid()}"], indirect=True)
+@pytest.mark.parametrize(
+    "systemd", [f"@outbox-relay-test-{os.getpid()}"], ids=["abstract"], indirect=True
+)
 def test_ready_alive_stopping(systemd: Systemd) -> None:
     # Given a loop that is alive, and a watchdog
     environ = {**systemd.environ, "WATCHDOG_USEC": "100000"}

@@ -85,7 +85,6 @@ def failure(log: OutboxLog, *arguments: Any, **expected: Any) -> str:
         {"payload": lambda payload: payload["order"] == 1},
         {"payload": mock.ANY},
     ],
-    ids=str,
 )
 def test_this_is_expected(log: OutboxLog, expected: dict[str, object]) -> None:
     """In whichever words the test has it."""
@@ -115,7 +114,6 @@ def test_this_is_expected(log: OutboxLog, expected: dict[str, object]) -> None:
         {"payload": containing([1])},
         {"payload": lambda payload: payload["order"] == 2},
     ],
-    ids=str,
 )
 def test_this_is_not(log: OutboxLog, expected: dict[str, object]) -> None:
     """And the failure says what is there instead."""
