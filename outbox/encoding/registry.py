@@ -28,6 +28,8 @@ _FRESH_S = 300.0
 #: After a look at it has failed, the old one is good for that long.
 _GRACE_S = 30.0
 
+_LONG_AGO = float("-inf")
+
 _NOT_FOUND = 404
 _REFUSES = frozenset({400, 409, 422})
 
@@ -60,6 +62,9 @@ class SchemaRegistry:
         # The client's own memory of what is newest has no end, or ends where ours must go on.
         self._client = _make_client({**_DEFAULTS, **given, "cache.latest.ttl.sec": 0})
         self._clock = clock
+        # Until then a registry that did not answer is not asked for what is known: to wait for it
+        # once for each of many topics takes longer than the relay's lease.
+        self._away_until = _LONG_AGO
         self._newest: dict[tuple[str, str | None], _Known] = {}
         self._versions: dict[tuple[str, int, str | None], RegisteredSchema] = {}
 
@@ -72,7 +77,7 @@ class SchemaRegistry:
     def get_latest_version(self, subject_name: str, fmt: str | None = None) -> RegisteredSchema:
         """Return the newest version of a subject; that of a while ago when the registry is away."""
         known = self._newest.get((subject_name, fmt))
-        if known is not None and self._clock() < known.until:
+        if known is not None and self._clock() < max(known.until, self._away_until):
             return known.schema
         try:
             found = self._asked(
@@ -136,16 +141,19 @@ class SchemaRegistry:
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
         try:
-            return ask()
+            answer = ask()
         except SchemaRegistryError as error:
             raise self._refusal(wanted, error) from error
         except Exception as error:
+            self._away_until = self._clock() + _GRACE_S
             # The HTTP client has errors of its own, which of two libraries it is depends on its
             # version; and what answers in place of a registry may answer anything.
             reason = str(error) or type(error).__name__
             raise RegistryUnavailable(
                 f"the schema registry {self.url} cannot be reached: {reason}"
             ) from error
+        self._away_until = _LONG_AGO
+        return answer
 
     def _refusal(self, wanted: str, error: Any) -> Exception:
         if error.http_status_code == _NOT_FOUND:

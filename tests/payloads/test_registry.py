@@ -429,6 +429,41 @@ def test_an_outage_stops_only_what_needs_an_unknown_schema(registry: SchemaRegis
         assert encodings.apply(record(unknown, ORDER)).payload is not None
 
 
+def test_a_registry_that_hangs_is_waited_for_once_and_not_for_each_topic(
+    registry: SchemaRegistry,
+) -> None:
+    """For each, it would take longer than the lease, and the page would never be sent."""
+    # Given a page's topics, whose schemas it is time to look at again
+    topics = [new_topic() for _ in range(10)]
+    for topic in topics:
+        registry.register(f"{topic}-value", AVRO)
+    now = 0.0
+    with closing(Client({"url": registry.url, "timeout": 0.3}, clock=lambda: now)) as client:
+        before = [client.get_latest_version(f"{topic}-value") for topic in topics]
+        asked: list[str] = []
+        real = client._client.get_latest_version
+        client._client.get_latest_version = lambda *given: (asked.append(given[0]), real(*given))[1]
+        now = 1_000.0
+
+        # When the registry hangs
+        registry.pause()
+        try:
+            assert [client.get_latest_version(f"{topic}-value") for topic in topics] == before
+            assert len(asked) == 1
+            # Then it is tried again now and then
+            now += 31.0
+            assert [client.get_latest_version(f"{topic}-value") for topic in topics] == before
+            assert len(asked) == 2
+        finally:
+            registry.resume()
+
+        # And each is looked at when it is back
+        now += 31.0
+        for topic in topics:
+            client.get_latest_version(f"{topic}-value")
+        assert len(asked) == 12
+
+
 def test_a_schema_that_the_subject_does_not_take_is_a_mistake_of_configuration(
     registry: SchemaRegistry, tmp_path: Path
 ) -> None:
