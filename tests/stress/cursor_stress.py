@@ -140,10 +140,18 @@ class Writers:
 class CrashingReader:
     """Reads as a relay does, and forgets everything at random moments."""
 
-    def __init__(self, kit: StoreKit, seed: int, crash_rate: float, page: int = 200) -> None:
+    def __init__(
+        self,
+        kit: StoreKit,
+        seed: int,
+        crash_rate: float,
+        page: int = 200,
+        relay: str = "default",
+    ) -> None:
         self._kit = kit
+        self._relay = relay
         self._draw = random.Random(seed)
-        self._crash_rate = crash_rate
+        self.crash_rate = crash_rate
         self._page = page
         self.read = Read()
         self.largest_seq = 0
@@ -157,7 +165,7 @@ class CrashingReader:
         with ExitStack() as stack:
             store = self._kit.store()
             stack.callback(store.close)
-            lease = store.acquire("default", "default", new_owner(), -1.0)
+            lease = store.acquire(self._relay, "default", new_owner(), -1.0)
             reader = store.reader(lease)
             while True:
                 finished = done.is_set()
@@ -167,14 +175,14 @@ class CrashingReader:
                 if page is None:
                     continue
                 self._hand_out(page.batch, page.records)
-                if self._draw.random() < self._crash_rate:
+                if self._draw.random() < self.crash_rate:
                     return False
                 if self._draw.random() < 0.2:
                     store.save(lease, page.end, -1.0)
 
     def _hand_out(self, batch: int, records: list[Record]) -> None:
         cut = len(records)
-        if self._draw.random() < self._crash_rate:
+        if self._draw.random() < self.crash_rate:
             cut = self._draw.randint(0, len(records))
         for record in records[:cut]:
             seq, _, _, key, payload, *_ = record
@@ -198,12 +206,20 @@ def stress(
 
     `truth`: a table of the key and number of everything committed, if it is not the log.
     """
-    writers = Writers(kit, seed)
     reader = CrashingReader(kit, seed, crash_rate)
+    (findings,) = stress_readers(kit, [reader], seconds=seconds, seed=seed, truth=truth)
+    return findings
+
+
+def stress_readers(
+    kit: StoreKit, readers: list[CrashingReader], *, seconds: float, seed: int, truth: str = LOG
+) -> list[Findings]:
+    """Write and read by several relay names at the same time; return what each has found."""
+    writers = Writers(kit, seed)
     done = threading.Event()
     failures: list[BaseException] = []
 
-    def run_reader() -> None:
+    def run(reader: CrashingReader) -> None:
         while True:
             try:
                 return reader.run(done)
@@ -213,16 +229,18 @@ def stress(
                 failures.append(error)
                 return None
 
-    thread = threading.Thread(target=run_reader, daemon=True)
-    thread.start()
+    threads = [threading.Thread(target=run, args=(reader,), daemon=True) for reader in readers]
+    for thread in threads:
+        thread.start()
     writers.run(seconds)
     done.set()
-    thread.join()
+    for thread in threads:
+        thread.join()
     if failures:
         raise failures[0]
     with psycopg.connect(kit.url.conninfo) as connection:
         committed = connection.execute(f"select key, number from {truth}").fetchall()
-    return check(reader.read, set(committed), crash_rate > 0)
+    return [check(reader.read, set(committed), reader.crash_rate > 0) for reader in readers]
 
 
 def check(read: Read, truth: set[tuple[str, int]], repeats_allowed: bool) -> Findings:

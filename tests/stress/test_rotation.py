@@ -12,7 +12,7 @@ import pytest
 from outbox.store.base import Slice
 from outbox.store.postgresql.rotation import Rotation
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
-from tests.stress.cursor_stress import stress
+from tests.stress.cursor_stress import CrashingReader, stress, stress_readers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +75,46 @@ def test_nothing_is_lost_while_slots_are_emptied(kit: StoreKit) -> None:
     assert findings.faults == 0, findings
     assert findings.late > 0, findings
     assert len(removed) > 10
+
+
+@contextmanager
+def names_coming_and_going(kit: StoreKit) -> Iterator[None]:
+    """Make relay names, from the earliest message and after the latest, and forget them."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+    store = kit.store()
+
+    def come_and_go() -> None:
+        try:
+            while not stop.wait(0.2):  # nothing is removed while the first of them is there
+                for start in ("earliest", "latest"):
+                    store.create_relay(f"passing-{start}", start)
+                for start in ("earliest", "latest"):
+                    store.forget_relay(f"passing-{start}")
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures, failures
+
+
+def test_two_names_beside_names_that_come_and_go(kit: StoreKit) -> None:
+    """Each has everything, also what the other delivered long before."""
+    kit.store().create_relay("slow", "earliest")
+    quick = CrashingReader(kit, 13, 0.02)
+    slow = CrashingReader(kit, 14, 0.05, page=40, relay="slow")
+
+    with pruning(kit) as removed, pruning(kit) as removed_too, names_coming_and_going(kit):
+        findings = stress_readers(kit, [quick, slow], seconds=6, seed=13, truth="truth")
+
+    assert [each.faults for each in findings] == [0, 0], findings
+    assert len(removed) + len(removed_too) > 5
 
 
 def test_a_look_before_the_lock_only_loses_messages(
