@@ -277,6 +277,8 @@ class Relay:
             self._show(self._state)
         with self._observer.waiting("database"):
             self._housekeeping.turn()
+        # To remove a file of many gigabytes may take longer than the lease lasts by our clock.
+        term.save_if_due()
 
     def _show(self, state: str) -> None:
         """Say in the database that this process lives, and once in the log what it does now."""

@@ -96,13 +96,13 @@ class Term:
         if page is not None:
             # Finding it may have taken longer than the lease lasts by our clock. Without this a
             # relay would throw away what was found slowly, and look for it again, for ever.
-            self._save_if_due()
+            self.save_if_due()
             self._send(page)
         self._poll(0 if page is not None or not self._in_flight else wait_s)
         delivered = self._settle()
         if delivered and not self._in_flight:
             self._allowed = min(self._allowed * 2, self._settings.in_flight_messages)
-        self._save_if_due()
+        self.save_if_due()
         return Step(len(page.records) if page is not None else 0, delivered)
 
     def _poll(self, wait_s: float) -> None:
@@ -175,7 +175,8 @@ class Term:
         if self._clock() - self._leased_at > self._settings.lease_s * 0.75:
             raise LeaseLost(self._lease.relay)
 
-    def _save_if_due(self) -> None:
+    def save_if_due(self) -> None:
+        """Move the cursor and renew the lease now and then."""
         since = self._clock() - self._saved_at
         moved = self._in_flight.confirmed != self._saved
         idle = moved and not self._in_flight
@@ -210,7 +211,7 @@ class Term:
             self.check_lease()
             self._poll(0.05)
             self._settle()
-            self._save_if_due()
+            self.save_if_due()
 
     def close(self) -> None:
         """Stop sending, save what is confirmed, give the lane back. Never raises.
