@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from outbox.doctor.check import NotChecked, Verdict, check, failed, warning
 from outbox.doctor.patient import Patient
-from outbox.doctor.words import age
+from outbox.doctor.words import age, counted
 from outbox.errors import BrokerUnavailable
 from outbox.publishers.diagnosis import BrokerSilent, Cluster, obstacle, speaks_tls
 
@@ -100,7 +100,7 @@ def _cluster_said(answer: Cluster | Verdict) -> str:
     assert isinstance(answer, Cluster)  # noqa: S101 - any verdict is said by itself
     return (
         f"cluster {answer.id or '(without an id)'} answers in {answer.round_trip_s * 1000:.0f} ms,"
-        f" {len(answer.brokers)} brokers"
+        f" {counted(len(answer.brokers), 'broker')}"
     )
 
 

@@ -25,3 +25,12 @@ def size(count: int) -> str:
         if count >= length:
             return f"{count / length:.1f} {unit}"
     return f"{count} B"
+
+
+def counted(count: int, thing: str) -> str:
+    """Return a number of things.
+
+    >>> counted(1, "broker"), counted(3, "broker")
+    ('1 broker', '3 brokers')
+    """
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

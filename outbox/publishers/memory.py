@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from outbox.headers import wire_headers
 from outbox.publishers.base import Delivery, DeliveryFailed
@@ -26,6 +28,14 @@ class PublishedMessage:
     def id(self) -> str:
         """The message's id."""
         return self.header("id") or ""
+
+    @property
+    def data(self) -> Any:
+        """The payload decoded from JSON; what is no JSON as bytes, a tombstone as None."""
+        try:
+            return None if self.payload is None else json.loads(self.payload)
+        except ValueError:
+            return self.payload
 
     def header(self, name: str) -> str | None:
         """Return the text of the first header of this name, None where there is none."""

@@ -125,7 +125,7 @@ def of_tables() -> Iterator[Damage]:
         yield f"comment on table {table} is null", f"comment {table}"
         yield f"comment on table {table} is 'mine'", f"comment {table}"
         yield f"alter table {table} enable row level security", f"table {table}"
-    for table in set(tables()) - {"outbox_message"}:
+    for table in sorted(set(tables()) - {"outbox_message"}):
         yield f"alter table {table} set unlogged", f"table {table}"
     yield "alter table outbox_cursor reset (fillfactor)", "storage option outbox_cursor fillfactor"
     yield "alter table outbox_cursor set (fillfactor = 90)", "storage option outbox_cursor"
