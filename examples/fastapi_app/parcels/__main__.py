@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,11 +20,29 @@ RELAY = [sys.executable, "-m", "outbox.cli.main", "run"]
 
 def main() -> None:
     """Run until Ctrl-C."""
+    port = free_port()
     os.environ["OUTBOX_DATABASE_URL"] = database_url()
     if code := subprocess.call([*MIGRATE, "head"], cwd=HERE):  # noqa: S603 - our own
         sys.exit(code)
     with broker(), relay():
-        uvicorn.run("parcels.app:app", port=int(os.environ.get("PORT", "8003")))
+        uvicorn.run("parcels.app:app", port=port)
+
+
+def free_port() -> int:
+    """Return where to listen; end here, before anything is started, if that cannot be."""
+    port = os.environ.get("PORT") or "8003"
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        sys.exit(f"PORT={port}: a number from 1 to 65535 is needed")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(port)))
+        except OSError as error:
+            sys.exit(
+                f"cannot listen on 127.0.0.1:{port} ({error.strerror}); choose another port: "
+                "PORT=8103 examples/fastapi_app/run"
+            )
+    return int(port)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Annotated
 from uuid import UUID, uuid4
 
 from fastapi import Depends, FastAPI, HTTPException, Request, status
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -78,6 +79,12 @@ def get_sessions(request: Request) -> Sessions:
 
 app = FastAPI(title="Parcels", lifespan=lifespan)
 WithSessions = Annotated[Sessions, Depends(get_sessions)]
+
+
+@app.get("/", include_in_schema=False)
+async def home() -> RedirectResponse:
+    """Show whoever comes with a browser what there is."""
+    return RedirectResponse("/docs")
 
 
 @app.post("/parcels", status_code=status.HTTP_201_CREATED)

@@ -56,7 +56,7 @@ async def taken(
 ) -> bool:
     """Handle a message, again and again until it works; False if that had to be given up.
 
-    InboxConsumer can do more: give up on a message after some attempts, and set it aside.
+    All others wait meanwhile; with InboxConsumer only those of the same partition do.
     """
     while not stop.is_set():
         try:
