@@ -81,9 +81,10 @@ def _say_what_was_done(monitor: RelayMonitor) -> None:
 
     delivered = sum(reading.value for reading in monitor.figures.readings(SENT))
     logger.info(
-        "relay %s has ended; it delivered %d messages",
+        "relay %s has ended; it delivered %d message%s",
         monitor.relay,
         delivered,
+        "" if delivered == 1 else "s",
         extra={"event": "relay.ended"},
     )
 
