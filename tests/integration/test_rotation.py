@@ -12,6 +12,8 @@ from outbox.migrations import check, grants, migrate
 from outbox.publishers.memory import MemoryPublisher
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
+from outbox.store.postgresql.rotation import Rotation
+from outbox.store.postgresql.session import BY_INDEX
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, read_all
 from tests.waiting import wait_until
@@ -22,6 +24,11 @@ DAY = 86_400
 IN_OLD_SLOT = (
     "insert into outbox_message (slot, topic, key, payload, created_at) "
     "values ((outbox_slot() + 2) %% 4, 't', %s, 'x', clock_timestamp() - interval '2 days')"
+)
+MANY_IN_OLD_SLOT = (
+    "insert into outbox_message (slot, topic, key, payload, created_at) "
+    "select (outbox_slot() + 2) % 4, 't', 'k', 'x', clock_timestamp() - interval '2 days' "
+    "from generate_series(1, 40000)"
 )
 
 
@@ -142,6 +149,29 @@ class TestWhatIsRemoved:
         assert removed(kit) == []
         store.save(lease, rest.end, LEASE_S)
         assert len(removed(kit)) == 1
+
+
+class TestTheCostOfALook:
+    def test_it_is_the_same_in_the_midst_of_a_large_backlog(self, kit: StoreKit) -> None:
+        # Given a plan of many messages, half of them delivered
+        kit.writer().execute(MANY_IN_OLD_SLOT)
+        store = kit.store()
+        lease = acquire(store)
+        page = store.reader(lease).read(20_000, 10**8)
+        store.save(lease, page.end, LEASE_S)
+        kit.writer().execute("vacuum analyze outbox_message")
+
+        # Then looking whether the rest is delivered reads a few blocks, and no row of the half
+        slot = kit.writer().execute("select (outbox_slot() + 2) % 4").fetchone()[0]
+        question = Rotation(store.session, kit.names)._question(f"outbox_message_{slot}")
+        connection = kit.writer()
+        connection.execute(f"begin; {BY_INDEX}")
+        (found,) = connection.execute(
+            f"explain (analyze, buffers, timing off, format json) {question}"
+        ).fetchone()
+        plan = found[0]["Plan"]
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 30
+        assert "not delivered yet by default" in reasons(kit)
 
 
 class TestARelay:

@@ -131,7 +131,21 @@ class Rotation:
         return None
 
     def _waiting(self, connection: psycopg.Connection, partition: str) -> list[str]:
-        """Return the relay names that have not delivered everything in a slot.
+        """Return the relay names that have not delivered everything in a slot."""
+        rows = connection.execute(self._question(partition)).fetchall()
+        if not rows:  # one was forgotten, and another may be about to take its place
+            return ["anybody: there is no relay name"]
+        for relay, native, _ in rows:
+            if not native:
+                raise LogInconsistent(
+                    f"the cursor of relay {relay!r} was restored from a dump or copied, so nobody "
+                    "knows what it has delivered; nothing was removed. Stop the relays and run "
+                    "`outbox-relay migrate --rebase`"
+                )
+        return sorted({relay for relay, _, waits in rows if waits})
+
+    def _question(self, partition: str) -> str:
+        """Return the query that says of each cursor whether it has not delivered all of a slot.
 
         Not delivered is what is not visible in the plan's target, and what is above the cursor and
         not visible in `last`. A row is not visible in a snapshot if its transaction had not begun
@@ -147,23 +161,18 @@ class Rotation:
             for snapshot, bound in (("p.target", ""), ("p.last", above))
             for kind in (begun, ran)
         ]
-        rows = connection.execute(
-            f"""select c.relay, c.xmin::text = (c.written_by::text::numeric % 4294967296)::text,
-                       p.last is null or {" or ".join(kinds)}
-                  from {self._names["outbox_cursor"]} as c
-                  left join {self._names["outbox_plan"]} as p using (relay, lane, plan_no)
-                 order by c.relay"""
-        ).fetchall()
-        if not rows:  # one was forgotten, and another may be about to take its place
-            return ["anybody: there is no relay name"]
-        for relay, native, _ in rows:
-            if not native:
-                raise LogInconsistent(
-                    f"the cursor of relay {relay!r} was restored from a dump or copied, so nobody "
-                    "knows what it has delivered; nothing was removed. Stop the relays and run "
-                    "`outbox-relay migrate --rebase`"
-                )
-        return sorted({relay for relay, _, waits in rows if waits})
+        # First of all, since it tells at once of a plan of millions, half of them delivered: to
+        # find one above the cursor by its xid would mean to go through all that are below.
+        newest = f"""exists (select from (select seq, xid from {partition}
+                                           order by seq desc limit 1) as m
+                              where m.seq > c.after_seq
+                                and not pg_visible_in_snapshot(m.xid, p.last))"""
+        return f"""
+            select c.relay, c.xmin::text = (c.written_by::text::numeric % 4294967296)::text,
+                   p.last is null or {" or ".join((newest, *kinds))}
+              from {self._names["outbox_cursor"]} as c
+              left join {self._names["outbox_plan"]} as p using (relay, lane, plan_no)
+             order by c.relay"""
 
     def _partition(self, slot: int) -> str:
         return self._names[f"outbox_message_{slot}"]
