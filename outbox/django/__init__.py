@@ -15,6 +15,15 @@ relay or another process sees only what was committed: such tests need Transacti
 
 from __future__ import annotations
 
+from outbox.errors import MissingExtra
+
+try:
+    import django as _django  # noqa: F401 - whether it can be imported is the question
+except ImportError as error:
+    raise MissingExtra(
+        'outbox.django needs Django; run `pip install "outbox-relay[django]"`'
+    ) from error
+
 from outbox.django.databases import connection
 from outbox.django.writing import add, add_all
 

@@ -105,3 +105,17 @@ def _without_types(method: object) -> str:
         for parameter in signature.parameters.values()
     ]
     return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+@pytest.mark.parametrize("framework", ["django", "flask", "alembic"])
+def test_without_its_framework_an_integration_says_what_to_install(framework: str) -> None:
+    code = f"import sys; sys.modules[{framework!r}] = None; import outbox.{framework}"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+    assert "MissingExtra" in result.stderr
+    assert f'pip install "outbox-relay[{framework}]"' in result.stderr
