@@ -233,16 +233,26 @@ class TestARelay:
 
         assert caplog.text.count("old messages are not removed: permission denied") == 1
 
-    def test_the_relays_role_may_prune(self, kit: StoreKit) -> None:
+    def test_the_relays_role_may_prune_and_says_what_it_needs_to(self, kit: StoreKit) -> None:
         admin = kit.writer()
         role = f"relay_{threading.get_native_id()}"
         admin.execute(f"create role {role}")
         try:
             admin.execute(grants(kit.names, relay_role=role, schema="public"))
+            slots = ", ".join(f"outbox_message_{slot}" for slot in range(4))
+            admin.execute(f"revoke truncate on {slots} from {role}")
             write_old(kit, "a")
             deliver(kit)
             store = kit.store()
             store.session.connection.execute(f"set role {role}")
+
+            # Without the right it says so, and the connection is as good as before
+            with pytest.raises(ConfigurationError, match="migrate --relay-role"):
+                store.prune()
+            lease = acquire(store)
+            store.release(lease, lease.position)
+
+            admin.execute(grants(kit.names, relay_role=role, schema="public"))
             assert [part.kept for part in store.prune()].count(None) == 1
         finally:
             admin.execute(f"drop owned by {role}; drop role {role}")
