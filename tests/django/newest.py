@@ -47,6 +47,8 @@ def _candidates() -> Iterator[Path]:
             yield Path(path)
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     yield from sorted(pyenv.glob("versions/*/bin/python3"))
+    # Version managers keep interpreters side by side.
+    yield from sorted(Path(sys.base_prefix).parent.glob("*/bin/python3"))
 
 
 def _version(python: Path) -> tuple[int, ...] | None:
