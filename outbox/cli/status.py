@@ -77,9 +77,14 @@ def _row(lane: RelayStatus) -> tuple[str, ...]:
         lane.lane,
         f"{about}{lane.lag_messages}",
         "-" if lane.lag_seconds is None else duration(lane.lag_seconds),
-        lane.owner or "nobody",
+        _holder(lane.owner),
         "-" if lane.lease_seconds is None else duration(max(lane.lease_seconds, 0.0)),
     )
+
+
+def _holder(owner: str | None) -> str:
+    """Return the host and the process; what else is in an owner's name is for comparing alone."""
+    return "nobody" if owner is None else " ".join(owner.split()[:2])
 
 
 def hints(relays: list[RelayStatus], blockers: list[Blocker]) -> Iterator[str]:

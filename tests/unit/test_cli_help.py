@@ -13,6 +13,7 @@ import pytest
 from outbox.cli.app import app
 from outbox.cli.main import main
 from outbox.cli.options import SettingOption
+from outbox.cli.status import _holder
 from outbox.config.keys import BY_NAME
 
 
@@ -95,3 +96,11 @@ def test_help_loads_no_driver() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("owner", "shown"),
+    [(None, "nobody"), ("db1 pid=7 start=9 in=boot/1 #1-abc", "db1 pid=7"), ("else", "else")],
+)
+def test_status_names_the_host_and_the_process_of_a_holder(owner: str | None, shown: str) -> None:
+    assert _holder(owner) == shown
