@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from outbox.errors import ConfigurationError, NotInTransaction
+from outbox.errors import ConfigurationError, NotInTransaction, SchemaMissing, SchemaTooOld
 from outbox.inbox.handling import Handling, Outcome, check_handler
 from outbox.inbox.pending import Pending, backoff
 from outbox.inbox.received import from_kafka
@@ -105,8 +105,8 @@ class InboxConsumer(Generic[T]):
         gives its partitions to another consumer.
 
         Raises what needs a person: MissingMessageId, NotInTransaction, ConfigurationError,
-        BrokerUnavailable (an error that Kafka's client calls fatal). The message at hand is then
-        not lost; this or the next consumer meets it again.
+        SchemaMissing, BrokerUnavailable (an error that Kafka's client calls fatal). The message at
+        hand is then not lost; this or the next consumer meets it again.
         """
         busy_at = time.monotonic()
         while stop is None or not stop.is_set():
@@ -146,7 +146,7 @@ class InboxConsumer(Generic[T]):
         message = from_kafka(waiting.message, id_from=self._id_from)
         try:
             outcome = self._handle(handler, message)
-        except (NotInTransaction, ConfigurationError):
+        except (NotInTransaction, ConfigurationError, SchemaMissing, SchemaTooOld):
             raise  # no retry would heal these
         except Exception as error:  # noqa: BLE001 - whatever it is, the message must not be lost
             self._postpone(waiting, message, error)

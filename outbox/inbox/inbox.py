@@ -8,9 +8,17 @@ from outbox.errors import ConfigurationError, InvalidMessage
 from outbox.inbox.received import id_problem
 from outbox.names import Names, check_name
 from outbox.transactions.opening import Statement, open_async_transaction, open_transaction
+from outbox.transactions.sql_errors import Advice, raise_explained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+ADVICE = Advice(
+    migrate="Run `outbox-relay migrate --only inbox` on the consumer's database, or tell the Inbox "
+    "where its tables are: schema=, table_prefix=",
+    grant="The consumer's role needs INSERT on inbox_message",
+)
 
 
 class HasId(Protocol):
@@ -51,11 +59,15 @@ class Inbox:
 
         While another transaction that recorded the same id is open, this waits for how it ends.
         Takes the transactions that `Outbox.add` takes, and refuses what it refuses, with TypeError
-        and NotInTransaction. Raises InvalidMessage for an id that cannot be stored.
+        and NotInTransaction. Raises InvalidMessage for an id that cannot be stored, SchemaMissing.
         """
         parameters = self._parameters(message)
         opened = open_transaction(transaction, verb="record", bind_arguments=self._bind_arguments)
-        return opened.execute(self._insert, parameters) == 1
+        try:
+            return opened.execute(self._insert, parameters) == 1
+        except Exception as error:
+            raise_explained(error, ADVICE)
+            raise
 
     async def record_async(self, transaction: object, message: HasId) -> bool:
         """Do what `record` does, with an asynchronous session or connection."""
@@ -63,7 +75,11 @@ class Inbox:
         opened = await open_async_transaction(
             transaction, verb="record_async", bind_arguments=self._bind_arguments
         )
-        return await opened.execute(self._insert, parameters) == 1
+        try:
+            return await opened.execute(self._insert, parameters) == 1
+        except Exception as error:
+            raise_explained(error, ADVICE)
+            raise
 
     def _parameters(self, message: HasId) -> dict[str, object]:
         if problem := id_problem(getattr(message, "id", None)):

@@ -18,7 +18,8 @@ from outbox.transactions.autocommit import IDLE
 from outbox.transactions.binds import bind_arguments_for
 from outbox.transactions.opening import Dialect, kind_of
 from outbox.transactions.refusals import refusal
-from outbox.writer.sql_errors import raise_explained
+from outbox.transactions.sql_errors import raise_explained
+from outbox.writer.insert import ADVICE
 
 if TYPE_CHECKING:
     import sqlite3
@@ -74,7 +75,7 @@ class Source:
         try:
             return reader(self.origin, query, self.bind_arguments)
         except Exception as error:
-            raise_explained(error)
+            raise_explained(error, ADVICE)
             raise
 
     async def read_async(self, query: Query, verb: str) -> Rows:
@@ -85,7 +86,7 @@ class Source:
         try:
             return cast("Rows", await reader(self.origin, query, self.bind_arguments))
         except Exception as error:
-            raise_explained(error)
+            raise_explained(error, ADVICE)
             raise
 
 

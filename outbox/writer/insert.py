@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from outbox.names import Names
 from outbox.transactions.opening import AsyncTransaction, Statement, Transaction
-from outbox.writer.sql_errors import raise_explained
+from outbox.transactions.sql_errors import Advice, raise_explained
 
 Row = dict[str, object]
 
@@ -35,6 +35,13 @@ LOCK = Statement(
     postgresql="select pg_advisory_xact_lock(hashtextextended(k, 0)) "
     "from unnest(cast(cast(:keys as text) as text[])) as keys (k)",
     sqlite="",  # one writer at a time: nothing to lock
+)
+
+
+ADVICE = Advice(
+    migrate="Run `outbox-relay migrate` on the database that this transaction belongs to, or tell "
+    "the Outbox where its tables are: schema=, table_prefix=",
+    grant="Grant what a writer needs: `outbox-relay migrate --writer-role ROLE`",
 )
 
 
@@ -94,7 +101,7 @@ def write_one(transaction: Transaction, insert: Insert, row: Row) -> None:
     try:
         transaction.execute(insert.one(tuple(row)), row)
     except Exception as error:
-        raise_explained(error)
+        raise_explained(error, ADVICE)
         raise
 
 
@@ -109,7 +116,7 @@ def write_many(transaction: Transaction, insert: Insert, rows: Sequence[Row]) ->
             else:
                 transaction.execute_many(statement, _filled(chunk, columns))
     except Exception as error:
-        raise_explained(error)
+        raise_explained(error, ADVICE)
         raise
 
 
@@ -126,7 +133,7 @@ async def write_many_async(
             else:
                 await transaction.execute_many(statement, _filled(chunk, columns))
     except Exception as error:
-        raise_explained(error)
+        raise_explained(error, ADVICE)
         raise
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
-from outbox.errors import ConfigurationError
+from outbox.errors import ConfigurationError, SchemaMissing
 from outbox.inbox import ReceivedMessage
+from outbox.migrations import migrate
 from tests.integration.inbox_world import IDLE, World, affect, ids, make_world
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgresql]
@@ -28,6 +29,27 @@ def test_a_factory_that_never_commits_is_found_out_with_the_first_message(world:
 
     # Then nothing was lost
     assert world.offsets[0] == -1001
+    with world.consume() as consumer:
+        consumer.run(affect, until_idle=IDLE)
+    assert world.effects() == ids(2)
+
+
+def test_missing_tables_end_the_run_with_what_to_do_and_lose_nothing(world: World) -> None:
+    # Given a database without the inbox's tables
+    world.send(ids(2), partition=0)
+    with world.engine.begin() as connection:
+        connection.execute(text("drop table inbox_message, inbox_meta"))
+
+    # When it runs
+    with (
+        world.consume() as consumer,
+        pytest.raises(SchemaMissing, match="migrate --only inbox"),
+    ):
+        consumer.run(affect, until_idle=IDLE)
+
+    # Then everything is there once the tables are
+    assert world.offsets[0] == -1001
+    migrate(world.engine.url.render_as_string(hide_password=False), only="inbox")
     with world.consume() as consumer:
         consumer.run(affect, until_idle=IDLE)
     assert world.effects() == ids(2)
