@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from outbox.doctor.check import NotChecked, Verdict, check, failed, warning
 from outbox.doctor.patient import Patient
-from outbox.doctor.words import age
+from outbox.doctor.words import age, counted
 from outbox.errors import BrokerUnavailable
 from outbox.store.base import RelayStatus
 from outbox.store.diagnosis import Cursor, Sequence
@@ -69,16 +69,16 @@ def served(lanes: list[RelayStatus]) -> Iterator[Verdict]:
         held = lane.owner is not None and (lane.lease_seconds or 0.0) > 0
         if waited_s < _WAITING_S or not lane.lag_messages:
             continue
-        many = f"{'' if lane.lag_is_exact else 'about '}{lane.lag_messages} messages"
+        many = f"{'' if lane.lag_is_exact else 'about '}{_waits(lane.lag_messages)}"
         if held:
             yield warning(
-                f"relay {lane.relay}: {many} wait, the oldest for {age(waited_s)}, although"
+                f"relay {lane.relay}: {many}, the oldest for {age(waited_s)}, although"
                 f" {lane.owner} serves it",
                 "see the broker's findings and the log of that process",
             )
         else:
             yield failed(
-                f"relay {lane.relay}: {many} wait, the oldest for {age(waited_s)}, and no process"
+                f"relay {lane.relay}: {many}, the oldest for {age(waited_s)}, and no process"
                 " delivers them",
                 f"start `outbox-relay run --name {lane.relay}`",
             )
@@ -144,7 +144,7 @@ def _cluster(patient: Patient) -> tuple[str, list[Cursor]]:
 
 
 def _said(lanes: list[RelayStatus]) -> str:
-    return "; ".join(f"relay {lane.relay}: {lane.lag_messages} messages wait" for lane in lanes)
+    return "; ".join(f"relay {lane.relay}: {_waits(lane.lag_messages)}" for lane in lanes)
 
 
 CHECKS = (
@@ -212,3 +212,7 @@ CHECKS = (
         well=lambda answer: f"the Kafka cluster is {answer[0]}, as before or for the first time",
     ),
 )
+
+
+def _waits(count: int) -> str:
+    return f"{counted(count, 'message')} {'waits' if count == 1 else 'wait'}"

@@ -68,6 +68,7 @@ class InboxConsumer(Generic[T]):
         self._delays = (retry_delay, max_retry_delay)
         self._handling = Handling(inbox, transaction_factory)
         self._pending = Pending()
+        self._checked: Handler[T] | None = None
         settings = consumer_settings(kafka, group=inbox.consumer)
         self._group = str(settings["group.id"])
         self._subscription = Subscription(
@@ -123,7 +124,9 @@ class InboxConsumer(Generic[T]):
         A message that FAILED is tried again by a later call, when its delay is over. Between
         two calls not more than `max.poll.interval.ms` may pass. Raises what `run` raises.
         """
-        check_handler(handler)
+        if handler is not self._checked:
+            check_handler(handler)
+            self._checked = handler
         waiting = self._next(timeout)
         try:
             return None if waiting is None else self._turn_to(waiting, handler)

@@ -21,6 +21,12 @@ TransactionFactory = Callable[[], AbstractContextManager[T]]
 Handler = Callable[[T, ReceivedMessage], None]
 
 
+_FACTORIES = (
+    "Pass for instance sessionmaker(engine).begin, engine.begin, or the connection of a psycopg "
+    "pool"
+)
+
+
 class Outcome(enum.Enum):
     """What became of a message that an InboxConsumer turned to."""
 
@@ -33,6 +39,7 @@ class Handling(Generic[T]):
     """Runs a handler so that its effects and the inbox row are committed together."""
 
     def __init__(self, inbox: Inbox, transaction_factory: TransactionFactory[T]) -> None:
+        _check_factory(transaction_factory)
         self._inbox = inbox
         self._begin = transaction_factory
         self._known_to_commit = False
@@ -44,7 +51,7 @@ class Handling(Generic[T]):
         a connection that broke in the commit itself: then the next attempt finds out).
         """
         outcome: Outcome | None = None
-        with self._begin() as transaction:
+        with self._transaction() as transaction:
             if self._inbox.record(transaction, message):
                 _call(handler, transaction, message)
                 outcome = Outcome.HANDLED
@@ -59,17 +66,31 @@ class Handling(Generic[T]):
             self._check_committed(message)
         return outcome
 
+    def _transaction(self) -> AbstractContextManager[T]:
+        begun = self._begin()
+        if not hasattr(begun, "__exit__"):
+            raise ConfigurationError(
+                f"transaction_factory() returned {type(begun).__name__}, which is no context "
+                f"manager. {_FACTORIES}"
+            )
+        return begun
+
     def _check_committed(self, message: ReceivedMessage) -> None:
         # A factory such as `lambda: Session(engine)` looks right, and rolls everything back.
-        with self._begin() as transaction:
+        with self._transaction() as transaction:
             if self._inbox.record(transaction, message):
                 raise ConfigurationError(
                     "the context manager that transaction_factory returns does not commit: the "
-                    "first message was handled, and left nothing in the database. Pass for "
-                    "instance sessionmaker(engine).begin, engine.begin, or the connection() of a "
-                    "psycopg pool"
+                    f"first message was handled, and left nothing in the database. {_FACTORIES}"
                 )
         self._known_to_commit = True
+
+
+def _check_factory(factory: object) -> None:
+    if not callable(factory):
+        raise ConfigurationError(
+            f"transaction_factory must be a function, not {type(factory).__name__}. {_FACTORIES}"
+        )
 
 
 def check_handler(handler: object) -> None:
@@ -81,6 +102,14 @@ def check_handler(handler: object) -> None:
             "handler is a coroutine function; InboxConsumer calls plain functions only. "
             "With asyncio, poll Kafka yourself and use Inbox.record_async"
         )
+    try:
+        inspect.signature(handler).bind(None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"handler is called with two arguments, the transaction and the message: {error}"
+        ) from error
+    except ValueError:
+        return  # written in C: its arguments are not known before it is called
 
 
 def _call(handler: Handler[T], transaction: T, message: ReceivedMessage) -> None:

@@ -229,7 +229,7 @@ def test_messages_that_nobody_delivers(either: Installation) -> None:
     report = either.doctor()
 
     assert report.outcome("relay-served") == "failed"
-    assert "1 messages wait" in report.only("relay-served")["found"]
+    assert "1 message waits" in report.only("relay-served")["found"]
     assert "outbox-relay run --name default" in report.only("relay-served")["advice"]
 
 

@@ -107,6 +107,25 @@ def test_an_exception_that_the_factory_keeps_to_itself_does_not_lose_the_message
     assert "kept the exception to itself" in caplog.text
 
 
+def test_a_factory_that_gives_no_context_manager_is_refused_and_loses_nothing(
+    world: World,
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"must be a function, not int.*engine\.begin"):
+        world.consume(transaction_factory=5)
+    world.send(["m-0"], partition=0)
+    with (
+        world.consume(transaction_factory=lambda: None) as consumer,
+        pytest.raises(ConfigurationError, match=r"NoneType, which is no context manager"),
+    ):
+        consumer.run(affect, until_idle=IDLE)
+    assert world.offsets[0] == -1001
+
+
+def test_a_handler_that_does_not_take_two_arguments_is_refused_at_once(world: World) -> None:
+    with world.consume() as consumer, pytest.raises(TypeError, match="two arguments"):
+        consumer.run(lambda message: None, until_idle=IDLE)  # type: ignore[arg-type, misc] # which is the point
+
+
 def test_a_handler_that_returns_a_coroutine_is_refused_and_loses_nothing(world: World) -> None:
     async def later() -> None: ...
 
