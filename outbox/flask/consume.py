@@ -11,13 +11,16 @@ import click
 from outbox.cli.logs import set_up_logging
 from outbox.cli.options import config_option, kafka_option, log_options, setting, settings_from
 from outbox.cli.stopping import stopped_by_signals
+from outbox.errors import ConfigurationError
 from outbox.flask.consuming import transactions
 from outbox.flask.current import state_of
 from outbox.flask.host import FlaskInvocation
-from outbox.inbox.handling import check_handler
+from outbox.inbox.handling import check_factory, check_handler
 from outbox.inbox.inbox import Inbox
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask import Flask
 
     from outbox.config.settings import Settings
@@ -77,8 +80,8 @@ def consume(
     when it raises, the message is tried again. SIGTERM and SIGINT let it finish the message at
     hand; a second signal ends the process at once.
     """
-    function = _imported("MODULE:FUNCTION", handler, invocation.app)
-    factory = begin and _imported("--transactions", begin, invocation.app)
+    function = _imported("MODULE:FUNCTION", handler, invocation.app, check_handler)
+    factory = begin and _imported("--transactions", begin, invocation.app, check_factory)
     settings = settings_from(flags)
     set_up_logging(log_format, log_level)
     consumer = _consumer(invocation.app, settings, factory, flags["consumer"], flags["topics"])
@@ -108,7 +111,7 @@ def _consumer(
     )
 
 
-def _imported(option: str, name: str, app: Flask) -> Any:
+def _imported(option: str, name: str, app: Flask, check: Callable[[object], None]) -> Any:
     """Import a function; what is wrong with it is a mistake in the command line."""
     from werkzeug.utils import ImportStringError, import_string
 
@@ -118,9 +121,9 @@ def _imported(option: str, name: str, app: Flask) -> Any:
     try:
         with app.app_context():
             found = import_string(name)
-        check_handler(found)
+        check(found)
     except ImportStringError as error:
         raise click.BadParameter(f"{name!r}: {error.exception}", param_hint=option) from error
-    except TypeError as error:
+    except (TypeError, ConfigurationError) as error:
         raise click.BadParameter(f"{name!r}: {error}", param_hint=option) from error
     return found

@@ -39,7 +39,7 @@ class Handling(Generic[T]):
     """Runs a handler so that its effects and the inbox row are committed together."""
 
     def __init__(self, inbox: Inbox, transaction_factory: TransactionFactory[T]) -> None:
-        _check_factory(transaction_factory)
+        check_factory(transaction_factory)
         self._inbox = inbox
         self._begin = transaction_factory
         self._known_to_commit = False
@@ -86,7 +86,8 @@ class Handling(Generic[T]):
         self._known_to_commit = True
 
 
-def _check_factory(factory: object) -> None:
+def check_factory(factory: object) -> None:
+    """Raise ConfigurationError for what cannot be called."""
     if not callable(factory):
         raise ConfigurationError(
             f"transaction_factory must be a function, not {type(factory).__name__}. {_FACTORIES}"
