@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import sys
 import threading
@@ -94,7 +95,10 @@ class _Server(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
             if len(self._open) >= MOST_CONNECTIONS:
-                _cut_off(min(self._open, key=self._open.__getitem__))
+                oldest = min(self._open, key=self._open.__getitem__)
+                _cut_off(oldest)
+                # Not the oldest any more: its thread may take a while to notice.
+                self._open[oldest] = math.inf
             self._open[request] = time.monotonic()
         super().process_request(request, client_address)
 
