@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from outbox.errors import ConfigurationError
 
+#: The partitions of the log on PostgreSQL, which are written to in turn.
+SLOTS = range(4)
+
 #: Everything the migrations create that a schema can qualify.
 RELATIONS = (
     "outbox_message",
-    "outbox_message_0",
-    "outbox_message_1",
-    "outbox_message_2",
-    "outbox_message_3",
+    *(f"outbox_message_{slot}" for slot in SLOTS),
     "outbox_message_seq",
     "outbox_slot",
     "outbox_cursor",

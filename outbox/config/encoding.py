@@ -11,9 +11,8 @@ from outbox.config.registry_properties import (
     read_property,
     shown_property,
 )
-from outbox.config.sources import Found, flattened, read_secret
+from outbox.config.sources import Found, flattened, from_variables
 from outbox.config.topic_rules import TopicRule
-from outbox.errors import ConfigurationError
 
 
 def find_registry(
@@ -24,27 +23,11 @@ def find_registry(
         name: Found(value, f"file {file}, table [registry]")
         for name, value in flattened("registry", table.get("registry", {}))
     }
-    found |= _variables(environ)
+    found |= from_variables(environ, VARIABLE_PREFIX, property_of, "registry.")
     return {
         name: Found(read_property(name, given.value, given.source), given.source)
         for name, given in found.items()
     }
-
-
-def _variables(environ: Mapping[str, str]) -> dict[str, Found]:
-    found: dict[str, Found] = {}
-    for variable, value in sorted(environ.items()):
-        if not variable.startswith(VARIABLE_PREFIX) or not value:
-            continue
-        name, is_file = property_of(variable)
-        if name in found:
-            raise ConfigurationError(
-                f"registry.{name} is set twice, by {found[name].source} and by {variable}; "
-                "give one of them"
-            )
-        text = read_secret(variable, value) if is_file else value
-        found[name] = Found(text, f"environment {variable}")
-    return found
 
 
 def shown_registry(registry: Mapping[str, Found]) -> Iterator[tuple[str, Found]]:

@@ -18,7 +18,7 @@ from outbox.config.encoding import find_registry, shown_registry, shown_rules
 from outbox.config.host import NO_HOST, HostSettings, check_host
 from outbox.config.kafka_properties import VARIABLE_PREFIX, check_property, is_secret, property_of
 from outbox.config.keys import BY_NAME, KEYS, Key, callback_name
-from outbox.config.sources import FILE_NAME, Found, flattened, read_secret, why
+from outbox.config.sources import FILE_NAME, Found, flattened, from_variables, read_secret, why
 from outbox.config.topic_rules import TopicRule, read_rules
 from outbox.database import DatabaseUrl
 from outbox.errors import ConfigurationError
@@ -237,7 +237,7 @@ def _kafka(
     found: dict[str, Found] = {}
     for name, value in flattened("kafka", table.get("kafka", {})):
         found[name] = Found(value, f"file {file}, table [kafka]")
-    found |= _kafka_variables(environ)
+    found |= from_variables(environ, VARIABLE_PREFIX, property_of)
     found |= {name: Found(value, host.source) for name, value in host.kafka.items()}
     for assignment in cast("Sequence[str]", flags.get("kafka") or ()):
         name, equals, text = assignment.partition("=")
@@ -246,21 +246,6 @@ def _kafka(
         found[name.strip()] = Found(text, "flag -X")
     for name, given in found.items():
         check_property(name, given.value, given.source)
-    return found
-
-
-def _kafka_variables(environ: Mapping[str, str]) -> dict[str, Found]:
-    found: dict[str, Found] = {}
-    for variable, value in sorted(environ.items()):
-        if not variable.startswith(VARIABLE_PREFIX) or not value:
-            continue
-        name, is_file = property_of(variable)
-        if name in found:
-            raise ConfigurationError(
-                f"{name} is set twice, by {found[name].source} and by {variable}; give one of them"
-            )
-        text = read_secret(variable, value) if is_file else value
-        found[name] = Found(text, f"environment {variable}")
     return found
 
 

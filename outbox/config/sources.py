@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,32 @@ def read_secret(variable: str, path: str) -> str:
         return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{variable}: {path} cannot be read: {why(error)}") from error
+
+
+def from_variables(
+    environ: Mapping[str, str],
+    prefix: str,
+    property_of: Callable[[str], tuple[str, bool]],
+    said_as: str = "",
+) -> dict[str, Found]:
+    """Return the properties that variables with a prefix set; an empty variable is unset.
+
+    `property_of` tells of a variable the property, and whether it names a file with the value;
+    `said_as` stands before a property in errors.
+    """
+    found: dict[str, Found] = {}
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith(prefix) or not value:
+            continue
+        name, is_file = property_of(variable)
+        if name in found:
+            raise ConfigurationError(
+                f"{said_as}{name} is set twice, by {found[name].source} and by {variable}; "
+                "give one of them"
+            )
+        text = read_secret(variable, value) if is_file else value
+        found[name] = Found(text, f"environment {variable}")
+    return found
 
 
 def why(error: OSError | UnicodeDecodeError) -> str:

@@ -32,10 +32,7 @@ class PublishedMessage:
     @property
     def data(self) -> Any:
         """The payload decoded from JSON; what is no JSON as bytes, a tombstone as None."""
-        try:
-            return None if self.payload is None else json.loads(self.payload)
-        except ValueError:
-            return self.payload
+        return decoded(self.payload)
 
     def header(self, name: str) -> str | None:
         """Return the text of the first header of this name, None where there is none."""
@@ -106,6 +103,16 @@ class MemoryPublisher:
     def close(self) -> None:
         """Forget what was not taken."""
         self._waiting.clear()
+
+
+def decoded(payload: bytes | None) -> Any:
+    """Return what the JSON says, or the payload itself where it is none."""
+    if payload is None:
+        return None
+    try:
+        return json.loads(payload)
+    except ValueError:
+        return payload
 
 
 def as_published(record: Record, position_prefix: str) -> PublishedMessage:

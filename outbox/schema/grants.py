@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from outbox.names import SLOTS
+
 if TYPE_CHECKING:
     from outbox.names import Names
 
@@ -63,7 +65,7 @@ def _relay(names: Names, role: str) -> list[str]:
         # To read a slot by itself and empty it, and to know which one is written to.
         *(
             f"grant select, truncate on {names[f'outbox_message_{slot}']} to {role}"
-            for slot in range(4)
+            for slot in SLOTS
         ),
         f"grant execute on function {names['outbox_slot']}() to {role}",
         f"grant select on sequence {names['outbox_message_seq']} to {role}",

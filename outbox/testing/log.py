@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 
 from outbox.errors import OutboxError
 from outbox.names import Names
+from outbox.publishers.memory import decoded
 from outbox.record import Record
 from outbox.testing.reading import Query, Rows, Source
 
@@ -46,16 +47,6 @@ class Mark:
 
 
 BEGINNING = Mark(0, None)
-
-
-def decoded(payload: bytes | None) -> Data:
-    """Return what the JSON says, or the payload itself where it is none."""
-    if payload is None:
-        return None
-    try:
-        return json.loads(payload)
-    except ValueError:
-        return payload
 
 
 def mark_query(names: Names) -> Query:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from psycopg import errors as pg
 
 from outbox.errors import LogInconsistent
+from outbox.names import SLOTS, Names
 from outbox.store.base import Slice
 from outbox.store.postgresql.session import ABANDONED, BY_INDEX
 
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from outbox.names import Names
     from outbox.store.postgresql.session import Session
-
-SLOTS = range(4)
 
 #: No statement takes longer than the relay's lease allows, whatever is in its way. Nor is a standby
 #: waited for, while readers wait for us: a slot that a fail-over brings back is emptied again.
