@@ -6,8 +6,10 @@ The protocol, and why each of its steps is where it is, is explained in docs/adr
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import takewhile
 from operator import itemgetter
 from typing import cast
 
@@ -16,7 +18,7 @@ from psycopg import errors as pg
 
 from outbox.errors import DatabaseUnavailable, LogInconsistent
 from outbox.names import Names
-from outbox.record import Page, Position, Record
+from outbox.record import Mark, Page, Position, Record
 from outbox.store.base import Lease, LeaseLost
 from outbox.store.postgresql.session import ABANDONED, BY_INDEX, BY_INDEX_AS_QUERY, Session
 from outbox.store.postgresql.snapshot import Plan, Snapshot
@@ -30,14 +32,27 @@ _COLUMNS = (
     "traceparent, tracestate"
 )
 _SELECTED = "seq, id, topic, key, payload, type, content_type, headers, traceparent, tracestate"
+#: So many pages are bounded in bytes by the database after one that had a heavy message in it.
+BOUNDED_PAGES = 16
+
 #: What a message weighs, in bytes. octet_length does not fetch a payload that is stored apart.
 _WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
+
+_total = itemgetter(-1)
 
 #: The last number drawn, of the sequence in `pg_sequence`. Not `select last_value`: every 32
 #: numbers nextval writes a value 32 higher into the row for a moment, for the WAL, and a plain
 #: select sees it, since it takes no lock on the page. As a floor that loses messages. The function
 #: takes the lock.
 LAST_VALUE = "coalesce(pg_sequence_last_value(seqrelid), 0)"
+
+_HEAVY = f"{_WEIGHT} > %(heavy)s::bigint"
+#: Of a heavy message only its weight, as the total, which is 0 for all others.
+_LIGHT_COLUMNS = (
+    f"seq, id::text, topic, key, case when not ({_HEAVY}) then payload end, type, content_type, "
+    f"case when not ({_HEAVY}) then headers::text end, traceparent, tracestate, "
+    f"case when {_HEAVY} then {_WEIGHT} else 0 end"
+)
 
 
 class PostgreSQLReader:
@@ -56,6 +71,7 @@ class PostgreSQLReader:
         # Ids that ran at the current target, have ended since, and left no messages: no need to
         # ask for them again at every poll. True as long as this connection lives.
         self._fruitless: set[int] = set()
+        self._bounded_pages = 0
 
     def read(self, max_rows: int, max_bytes: int) -> Page | None:
         """Return the next page: of the current plan, of a saved one, or of a new one.
@@ -89,10 +105,9 @@ class PostgreSQLReader:
 
     def _read_on(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> Page:
         """Read on in a plan that is saved."""
-        answer, self._asked = self._asked, None
-        if answer is None:
-            answer = self._ask_on(connection, max_rows, max_bytes)
-        return self._took(*answer.page())
+        asked, self._asked = self._asked, None
+        ask = partial(self._ask_on, connection, max_rows, max_bytes)
+        return self._took(*self._answered(ask, asked))
 
     def _ask_ahead(self, max_rows: int, max_bytes: int) -> None:
         with self._session.sending_ahead() as connection:
@@ -116,21 +131,37 @@ class PostgreSQLReader:
         records: list[Record] = []
         exhausted = True
         if snapshot != plan.last:
-            answer = self._ask(connection, plan, late, 0, max_rows, max_bytes)
-            records, exhausted = answer.page()
+            ask = partial(self._ask, connection, plan, late, 0, max_rows, max_bytes)
+            records, exhausted = self._answered(ask)
         if not records and sequence_value - plan.floor <= FLOOR_DISTANCE:
             self._fruitless.update(late)
             self._session.rollback()
             return None
-        self._save(connection, plan)
-        self._begin(plan)
+        self._begin(self._saved_as(connection, plan))
         return self._took(records, exhausted)
 
     def _took(self, records: list[Record], exhausted: bool) -> Page:
         if records:
             self._after = records[-1][0]
         self._done = exhausted
-        return Page(self._plan.no, records, Position(self._plan.no, self._after))
+        plan = self._plan
+        mark = Mark(self._lease.log_id, plan.no, plan.token, self._after)
+        return Page(plan.no, records, Position(plan.no, self._after), mark.text)
+
+    def _answered(
+        self, ask: Callable[[], _Answer], asked: _Answer | None = None
+    ) -> tuple[list[Record], bool]:
+        """Return messages, none only if there are none, and whether that is all of the plan.
+
+        Where the first is a heavy one it has to be asked for again, with the bound.
+        """
+        answer = asked or ask()
+        records, exhausted = answer.page()
+        if answer.met_heavy(records, exhausted):
+            self._bounded_pages = BOUNDED_PAGES
+        elif self._bounded_pages:
+            self._bounded_pages -= 1
+        return (records, exhausted) if records or exhausted else ask().page()
 
     def _look(self, connection: psycopg.Connection) -> tuple[int, Snapshot]:
         """Begin the plan's transaction: first the sequence, then the snapshot.
@@ -160,15 +191,18 @@ class PostgreSQLReader:
         max_bytes: int,
     ) -> _Answer:
         """Ask for the fresh messages of a plan, and for the late ones where there can be any."""
+        light = not late and not self._bounded_pages
         fresh = connection.cursor(binary=True)
         fresh.execute(
-            self._sql.fresh,
+            self._sql.light if light else self._sql.fresh,
             {
                 "after": max(after, plan.floor),
                 "before": f"{plan.last.xmax}:{plan.last.xmax}:",
                 "target": str(plan.target),
                 "rows": max_rows,
                 "bytes": max_bytes,
+                # So many of these are never more than the bound.
+                "heavy": max_bytes // max_rows,
             },
         )
         cursors = [fresh]
@@ -178,21 +212,22 @@ class PostgreSQLReader:
                 self._sql.late,
                 {"ids": list(map(str, late)), "after": after, "rows": max_rows, "bytes": max_bytes},
             )
-        return _Answer(cursors, max_rows, max_bytes)
+        return _Answer(cursors, max_rows, max_bytes, light)
 
-    def _save(self, connection: psycopg.Connection, plan: Plan) -> None:
+    def _saved_as(self, connection: psycopg.Connection, plan: Plan) -> Plan:
         """Save the plan under our epoch, durably; only then may its messages be sent.
 
         The plan before it must be there as we know it: behind a pooler a fail-over to a server that
         is behind goes unnoticed, and there the ids in our snapshots may be given out again.
         """
         try:
-            saved = connection.execute(self._sql.save, _parameters(self._lease, plan)).rowcount
+            row = connection.execute(self._sql.save, _parameters(self._lease, plan)).fetchone()
         except pg.UniqueViolation as error:
             raise LeaseLost(self._lease.relay) from error
-        if saved != 1:
+        if row is None:
             raise LeaseLost(self._lease.relay)
         self._session.commit()
+        return replace(plan, token=cast("tuple[str]", row)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +237,18 @@ class _Answer:
     cursors: list[psycopg.Cursor]
     max_rows: int
     max_bytes: int
+    light: bool
 
     def page(self) -> tuple[list[Record], bool]:
         """Return fresh and late messages, merged by seq, and whether that is all of the plan."""
         parts = [cast("list[Record]", cursor.fetchall()) for cursor in self.cursors]
+        if self.light:
+            return before_heavy(parts[0], self.max_rows)
         return merge(parts, self.max_rows, self.max_bytes)
+
+    def met_heavy(self, records: list[Record], exhausted: bool) -> bool:
+        """Return whether this page ends early, before a heavy message."""
+        return self.light and not exhausted and len(records) < self.max_rows
 
 
 class Statements:
@@ -225,13 +267,16 @@ class Statements:
             select pg_current_snapshot()::text"""
         # "Not visible in xmax:xmax:" is xid >= xmax, written so that no index can take it and the
         # planner is left with the one on seq.
-        self.fresh = self._bounded(
-            f"""select {_COLUMNS}, {_WEIGHT} as weight from {log}
-                 where seq > %(after)s::bigint
-                   and not pg_visible_in_snapshot(xid, %(before)s::pg_snapshot)
-                   and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
-                 order by seq limit %(rows)s::bigint"""
-        )
+        fresh = f"""
+              from {log}
+             where seq > %(after)s::bigint
+               and not pg_visible_in_snapshot(xid, %(before)s::pg_snapshot)
+               and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
+             order by seq limit %(rows)s::bigint"""
+        self.fresh = self._bounded(f"select {_COLUMNS}, {_WEIGHT} as weight {fresh}")
+        # The running total of the bound costs the database more than the reading does. As long as
+        # messages are so light that a page of them cannot exceed the bound, it is not asked for.
+        self.light = f"select {_LIGHT_COLUMNS} {fresh}"
         # Compared as rows, so that only the index on (xid, seq) fits: an equality on xid and an
         # order by seq would let the planner walk the whole log by seq.
         self.late = self._bounded(
@@ -254,7 +299,8 @@ class Statements:
                             where p.relay = %(relay)s and p.lane = %(lane)s
                               and p.plan_no = %(no)s::bigint - 1
                               and p.target::text = %(last)s::pg_snapshot::text)
-               for update"""
+               for update
+            returning token::text"""
 
     @staticmethod
     def _bounded(select: str) -> str:
@@ -283,6 +329,19 @@ def merge(
     merged = list(heapq.merge(*parts, key=itemgetter(0)))
     page = [row for row in merged if not ends or row[0] <= min(ends)][:max_rows]
     return page, not ends and len(page) == len(merged)
+
+
+def before_heavy(rows: list[Record], max_rows: int) -> tuple[list[Record], bool]:
+    """Cut a selection without a bound in bytes before its first heavy row: that one has a total.
+
+    Returns the page, and whether nothing was cut.
+
+    >>> before_heavy([(1, "a", 0), (2, None, 9000), (3, "c", 0)], 5)
+    ([(1, 'a', 0)], False)
+    """
+    if not any(map(_total, rows)):
+        return rows, len(rows) < max_rows
+    return list(takewhile(lambda row: not row[-1], rows)), False
 
 
 def _is_cut(rows: list[Record], max_rows: int, max_bytes: int) -> bool:
