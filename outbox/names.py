@@ -19,6 +19,8 @@ RELATIONS = (
     "outbox_cursor",
     "outbox_plan",
     "outbox_process",
+    "outbox_held",
+    "outbox_audit",
     "outbox_meta",
     "inbox_message",
     "inbox_meta",

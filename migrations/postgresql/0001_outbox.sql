@@ -113,6 +113,71 @@ create table outbox_process (
 );
 comment on table outbox_process is 'outbox-relay: the relay processes that run';
 
+-- What cannot be sent now. Copies, so that the log's space never waits for them. A row moves with its
+-- message's place in the order (seq) and is deleted when the message is delivered or discarded.
+create table outbox_held (
+    relay           text        not null,
+    lane            text        not null,
+    seq             bigint      not null,
+    created_at      timestamptz not null,
+    id              uuid        not null,
+    topic           text        not null,
+    key             text,
+    payload         bytea,
+    type            text,
+    content_type    text,
+    headers         jsonb,
+    traceparent     text,
+    tracestate      text,
+    expires_at      timestamptz,
+    key_id          text,
+    state           text        not null
+                    constraint outbox_held_state_check
+                    check (state in ('retrying', 'blocked', 'dead', 'expired')),
+    -- Whether later messages of its key wait behind it.
+    blocks          boolean     not null
+                    constraint outbox_held_blocks_check
+                    check (key is not null or not blocks),
+    attempts        integer     not null default 0,
+    -- Null while retrying: its topic is waited for.
+    next_attempt_at timestamptz
+                    constraint outbox_held_next_attempt_at_check
+                    check (next_attempt_at is null or state = 'retrying'),
+    fault           text,
+    error           text,
+    held_at         timestamptz not null default clock_timestamp(),
+    changed_at      timestamptz not null default clock_timestamp(),
+    constraint outbox_held_pkey primary key (relay, seq)
+);
+comment on table outbox_held is 'outbox-relay: messages that cannot be sent now, for each relay name';
+
+-- Each of these holds the few rows it is asked for, also when a million wait behind one key. The
+-- first has one row for each key that is stopped: the message that stops it.
+create unique index outbox_held_head_idx on outbox_held (relay, lane, topic, key)
+    where blocks and state <> 'blocked';
+create index outbox_held_next_idx on outbox_held (relay, lane, topic, key, seq)
+    where state = 'blocked';
+create index outbox_held_due_idx on outbox_held (relay, lane, next_attempt_at, seq)
+    where next_attempt_at is not null;
+create index outbox_held_topic_idx on outbox_held (relay, lane, topic, seq)
+    where state = 'retrying' and next_attempt_at is null;
+create index outbox_held_state_idx on outbox_held (relay, state, seq)
+    where state <> 'blocked';
+
+-- What operators did. Rows are only added; one command may add several, with the same action.
+create table outbox_audit (
+    id       bigint      generated always as identity
+             constraint outbox_audit_pkey primary key,
+    at       timestamptz not null default clock_timestamp(),
+    action   uuid        not null,
+    actor    text        not null,
+    source   text        not null,
+    command  text        not null,
+    what     jsonb       not null,
+    messages bigint      not null
+);
+comment on table outbox_audit is 'outbox-relay: what operators did, when, and to how many messages';
+
 insert into outbox_cursor (relay, lane) values ('default', 'default');
 insert into outbox_plan (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor)
     values ('default', 'default', 0, 0, '3:3:', 0, '3:3:', 0, 0);

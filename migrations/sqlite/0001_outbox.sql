@@ -57,6 +57,62 @@ create table outbox_process (
     primary key (relay, process)
 ) without rowid;
 
+-- What cannot be sent now, as copies. A row keeps its message's place in the order (seq) and is
+-- deleted when the message is delivered or discarded.
+create table outbox_held (
+    relay           text not null,
+    lane            text not null,
+    seq             integer not null,
+    created_at      real not null,
+    id              text not null,
+    topic           text not null,
+    key             text,
+    payload         blob,
+    type            text,
+    content_type    text,
+    headers         text,
+    traceparent     text,
+    tracestate      text,
+    expires_at      text,
+    key_id          text,
+    state           text not null check (state in ('retrying', 'blocked', 'dead', 'expired')),
+    -- Whether later messages of its key wait behind it.
+    blocks          integer not null check (blocks in (0, 1) and (key is not null or not blocks)),
+    attempts        integer not null default 0,
+    -- Null while retrying: its topic is waited for.
+    next_attempt_at real check (next_attempt_at is null or state = 'retrying'),
+    fault           text,
+    error           text,
+    held_at         real not null default ((julianday('now') - 2440587.5) * 86400.0),
+    changed_at      real not null default ((julianday('now') - 2440587.5) * 86400.0),
+    primary key (relay, seq)
+);
+
+-- Each of these holds the few rows it is asked for, also when a million wait behind one key. The
+-- first has one row for each key that is stopped: the message that stops it.
+create unique index outbox_held_head_idx on outbox_held (relay, lane, topic, key)
+    where blocks and state <> 'blocked';
+create index outbox_held_next_idx on outbox_held (relay, lane, topic, key, seq)
+    where state = 'blocked';
+create index outbox_held_due_idx on outbox_held (relay, lane, next_attempt_at, seq)
+    where next_attempt_at is not null;
+create index outbox_held_topic_idx on outbox_held (relay, lane, topic, seq)
+    where state = 'retrying' and next_attempt_at is null;
+create index outbox_held_state_idx on outbox_held (relay, state, seq)
+    where state <> 'blocked';
+
+-- What operators did. Rows are only added; one command may add several, with the same action.
+create table outbox_audit (
+    id       integer primary key autoincrement,
+    at       real not null default ((julianday('now') - 2440587.5) * 86400.0),
+    action   text not null,
+    actor    text not null,
+    source   text not null,
+    command  text not null,
+    what     text not null check (json_type(what) = 'object'),
+    messages integer not null
+);
+
 insert into outbox_cursor (relay, lane) values ('default', 'default');
 insert into outbox_meta (version, compatible_from, log_id) values (1, 1,
     lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) ||

@@ -25,6 +25,8 @@ class OutboxTables:
     message: Table
     cursor: Table
     process: Table
+    held: Table
+    audit: Table
     inbox_message: Table
 
 
@@ -51,6 +53,8 @@ def add_tables(
         columns.message(names),
         columns.cursor(names),
         columns.process(names),
+        columns.held(names),
+        columns.audit(names),
         columns.inbox_message(names),
     )
 

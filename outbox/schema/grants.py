@@ -72,6 +72,9 @@ def _relay(names: Names, role: str) -> list[str]:
         f"grant select, insert, update, delete on {names['outbox_cursor']} to {role}",
         f"grant select, insert, delete on {names['outbox_plan']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_process']} to {role}",
+        f"grant select, insert, update, delete on {names['outbox_held']} to {role}",
+        # What was done cannot be undone in here.
+        f"grant select, insert on {names['outbox_audit']} to {role}",
         f"grant select, update (log_id, timeline) on {names['outbox_meta']} to {role}",
     ]
 

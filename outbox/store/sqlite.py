@@ -325,7 +325,7 @@ class SQLiteStore:
     def forget_relay(self, name: str) -> None:
         """Drop a relay name and its progress."""
         with self._transaction() as connection:
-            for table in ("outbox_process", "outbox_cursor"):
+            for table in ("outbox_held", "outbox_process", "outbox_cursor"):
                 deleted = connection.execute(
                     f"delete from {self._names[table]} where relay = ?", (name,)
                 ).rowcount

@@ -298,7 +298,7 @@ class PostgreSQLAdmin:
     def forget_relay(self, name: str) -> None:
         """Drop a relay name and its progress."""
         with self.session.durable() as connection:
-            for table in ("outbox_plan", "outbox_process", "outbox_cursor"):
+            for table in ("outbox_held", "outbox_plan", "outbox_process", "outbox_cursor"):
                 deleted = connection.execute(
                     f"delete from {self._names[table]} where relay = %s", (name,)
                 ).rowcount
