@@ -16,6 +16,7 @@ RELATIONS = (
     *(f"outbox_message_{slot}" for slot in SLOTS),
     "outbox_message_seq",
     "outbox_slot",
+    "outbox_scheduled",
     "outbox_cursor",
     "outbox_plan",
     "outbox_process",

@@ -68,6 +68,49 @@ create table outbox_message_3 partition of outbox_message for values in (3);
 
 create index outbox_message_xid_idx on outbox_message (xid, seq);
 
+-- What is not to be sent yet: until a time, or until a condition is released, or both. A relay moves
+-- rows that are due into the log, where they take their place; the checks are those of the log, so
+-- that no row can be refused there.
+create table outbox_scheduled (
+    -- Among rows that are due at the same time, the order of writing.
+    no           bigint      generated always as identity,
+    -- Not before. Null: as soon as the condition is released.
+    due_at       timestamptz
+                 constraint outbox_scheduled_due_at_check
+                 check (due_at >= '0001-01-01 00:00:00+00' and due_at < '10000-01-01 00:00:00+00'),
+    -- Null once it is released: the row is `waiting` before, and `scheduled` from then on.
+    wait_for     text
+                 constraint outbox_scheduled_wait_for_check
+                 check (wait_for !~ '[^A-Za-z0-9._-]' and length(wait_for) between 1 and 64),
+    created_at   timestamptz not null default clock_timestamp(),
+    id           uuid        not null default gen_random_uuid(),
+    topic        text        not null
+                 constraint outbox_scheduled_topic_check
+                 check (topic !~ '[^A-Za-z0-9._-]' and length(topic) between 1 and 249),
+    key          text
+                 constraint outbox_scheduled_key_check check (octet_length(key) <= 1024),
+    payload      bytea,
+    type         text,
+    content_type text,
+    headers      jsonb
+                 constraint outbox_scheduled_headers_check
+                 check (jsonb_typeof(headers) in ('object', 'array')),
+    traceparent  text,
+    tracestate   text,
+    lane         text,
+    expires_at   timestamptz
+                 constraint outbox_scheduled_expires_at_check check (expires_at is null),
+    key_id       text,
+    constraint outbox_scheduled_tombstone_check check (payload is not null or key is not null),
+    constraint outbox_scheduled_reason_check check (due_at is not null or wait_for is not null),
+    constraint outbox_scheduled_pkey primary key (no)
+);
+comment on table outbox_scheduled is 'outbox-relay: messages that wait for a time or a condition';
+
+create index outbox_scheduled_due_idx on outbox_scheduled (due_at, no) where wait_for is null;
+create index outbox_scheduled_wait_for_idx on outbox_scheduled (wait_for) where wait_for is not null;
+create index outbox_scheduled_id_idx on outbox_scheduled (id);
+
 create table outbox_cursor (
     relay       text        not null,
     lane        text        not null,

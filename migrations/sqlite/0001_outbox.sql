@@ -35,6 +35,40 @@ create table outbox_message (
     check (payload is not null or key is not null)
 );
 
+-- What is not to be sent yet: until a time (seconds since 1970), or until a condition is released, or
+-- both. A relay moves rows that are due into the log; the checks are those of the log.
+create table outbox_scheduled (
+    no           integer primary key autoincrement,
+    -- A text would compare as greater than any number, and never be due.
+    due_at       real check (typeof(due_at) in ('real', 'null')),
+    wait_for     text
+                 check (length(wait_for) between 1 and 64 and wait_for not glob '*[^A-Za-z0-9._-]*'),
+    created_at   real not null default ((julianday('now') - 2440587.5) * 86400.0),
+    id           text not null default (
+                     lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' ||
+                           substr(hex(randomblob(2)), 2) || '-' ||
+                           substr('89ab', 1 + abs(random() % 4), 1) ||
+                           substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6)))),
+    topic        text not null
+                 check (length(topic) between 1 and 249 and topic not glob '*[^A-Za-z0-9._-]*'),
+    key          text check (length(cast(key as blob)) <= 1024),
+    payload      blob,
+    type         text,
+    content_type text,
+    headers      text check (json_type(headers) in ('object', 'array')),
+    traceparent  text,
+    tracestate   text,
+    lane         text,
+    expires_at   text check (expires_at is null),
+    key_id       text,
+    check (payload is not null or key is not null),
+    check (due_at is not null or wait_for is not null)
+);
+
+create index outbox_scheduled_due_idx on outbox_scheduled (due_at, no) where wait_for is null;
+create index outbox_scheduled_wait_for_idx on outbox_scheduled (wait_for) where wait_for is not null;
+create index outbox_scheduled_id_idx on outbox_scheduled (id);
+
 create table outbox_cursor (
     relay       text not null,
     lane        text not null,

@@ -84,6 +84,19 @@ def message(names: Names) -> Table:
     )
 
 
+def scheduled(names: Names) -> Table:
+    """Return the messages that wait for a time or a condition."""
+    return _table(
+        names,
+        "outbox_scheduled",
+        Column("no", BigInteger, primary_key=True),
+        Column("due_at", Moment),
+        *_texts("wait_for"),
+        *_message_columns(),
+        *_texts("lane"),
+    )
+
+
 def cursor(names: Names) -> Table:
     """Return how far each relay name is, and who holds its lane."""
     return _table(

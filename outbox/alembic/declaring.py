@@ -23,6 +23,7 @@ class OutboxTables:
     """Our tables for queries: the columns that both databases have."""
 
     message: Table
+    scheduled: Table
     cursor: Table
     process: Table
     held: Table
@@ -51,6 +52,7 @@ def add_tables(
     names = place.names
     return OutboxTables(
         columns.message(names),
+        columns.scheduled(names),
         columns.cursor(names),
         columns.process(names),
         columns.held(names),

@@ -18,8 +18,8 @@ _ENOUGH = 1000
 def count_undelivered(bridge: Bridge, dialect: Dialect, names: Names) -> str | None:
     """Return how many messages some relay name has not delivered, None if there are none.
 
-    Those that could not be sent count too. On PostgreSQL nobody can write to the log from here to
-    the end of the transaction.
+    Those that wait for a time or a condition count too, and those that could not be sent. On
+    PostgreSQL nobody can write to the log from here to the end of the transaction.
     """
     if dialect == "postgresql":
         bridge.execute(_lock(names))
@@ -44,12 +44,15 @@ def guard(dialect: Dialect, names: Names) -> str:
 
 
 def _lock(names: Names) -> str:
-    return f"lock table {names['outbox_message']} in access exclusive mode"
+    tables = f"{names['outbox_message']}, {names['outbox_scheduled']}"
+    return f"lock table {tables} in access exclusive mode"
 
 
 def _undelivered(dialect: Dialect, names: Names) -> str:
     log, cursor = names["outbox_message"], names["outbox_cursor"]
-    beside = f"select 1 from {names['outbox_held']}"
+    beside = " union all ".join(
+        f"select 1 from {names[table]}" for table in ("outbox_scheduled", "outbox_held")
+    )
     if dialect == "sqlite":
         return (
             f"select 1 from {log} where seq > (select coalesce(min(after_seq), 0) from {cursor}) "

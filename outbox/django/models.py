@@ -90,6 +90,34 @@ class OutboxMessage(ReadOnlyModel):
         return f"{self.topic} {self.message_id}"
 
 
+class OutboxScheduled(ReadOnlyModel):
+    """A message that waits for a time, or for a condition; a relay moves it into the log."""
+
+    no: models.BigIntegerField[int, int] = models.BigIntegerField(primary_key=True)
+    due_at = MomentField("due at", null=True)
+    wait_for: models.TextField[str | None, str | None] = models.TextField("waits for", null=True)
+    created_at = MomentField("written at")
+    message_id = MessageIdField("id", db_column="id")
+    topic: models.TextField[str, str] = models.TextField()
+    key: models.TextField[str | None, str | None] = models.TextField(null=True)
+    type: models.TextField[str | None, str | None] = models.TextField(null=True)
+    content_type: models.TextField[str | None, str | None] = models.TextField(null=True)
+    payload: models.BinaryField[bytes | None, bytes | None] = models.BinaryField(null=True)
+    headers = models.JSONField(null=True)
+    lane: models.TextField[str | None, str | None] = models.TextField(null=True)
+
+    class Meta:
+        managed = False
+        app_label = LABEL
+        db_table = table_name("outbox_scheduled")
+        default_permissions = ("view",)
+        ordering: ClassVar = ["no"]
+        verbose_name = "scheduled message"
+
+    def __str__(self) -> str:
+        return f"{self.topic} {self.message_id}"
+
+
 class OutboxCursor(ReadOnlyModel):
     """How far a relay name has come on a lane, and which process holds the lane."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Where messages are that are neither in the log nor delivered.
 _BESIDE_THE_LOG = {
+    "outbox_scheduled": "there are messages that wait for their time or a condition",
     "outbox_held": "there are messages that could not be sent and are held",
 }
 

@@ -49,6 +49,30 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name="OutboxScheduled",
+            fields=[
+                ("no", models.BigIntegerField(primary_key=True, serialize=False)),
+                ("due_at", MomentField(null=True, verbose_name="due at")),
+                ("wait_for", models.TextField(null=True, verbose_name="waits for")),
+                ("created_at", MomentField(verbose_name="written at")),
+                ("message_id", MessageIdField(db_column="id", verbose_name="id")),
+                ("topic", models.TextField()),
+                ("key", models.TextField(null=True)),
+                ("type", models.TextField(null=True)),
+                ("content_type", models.TextField(null=True)),
+                ("payload", models.BinaryField(null=True)),
+                ("headers", models.JSONField(null=True)),
+                ("lane", models.TextField(null=True)),
+            ],
+            options={
+                "verbose_name": "scheduled message",
+                "db_table": table_name("outbox_scheduled"),
+                "ordering": ["no"],
+                "managed": False,
+                "default_permissions": ("view",),
+            },
+        ),
+        migrations.CreateModel(
             name="OutboxCursor",
             fields=[
                 ("relay", models.TextField(primary_key=True, serialize=False)),
