@@ -119,15 +119,25 @@ class Broker:
             consumer.close()
 
 
-def arrived(consumer: Any, expected: int, patience_s: float = _TIMEOUT_S) -> int:
-    """Return how many messages came to a consumer, having waited for as many as expected."""
+def arrived(
+    consumer: Any, expected: int, patience_s: float = _TIMEOUT_S, *, linger_s: float = 0.2
+) -> int:
+    """Return how many messages came to a consumer, having waited for as many as expected.
+
+    What else comes within `linger_s` is counted as well.
+    """
     count, deadline = 0, time.monotonic() + patience_s
     while count < expected and time.monotonic() < deadline:
-        got = [each for each in consumer.consume(10_000, 0.2) if each.error() is None]
-        count += len(got)
+        # One that waits for many waits for as long as it may.
+        got = _messages(consumer, min(expected - count, 10_000), 0.2)
+        count += got
         if got:
             deadline = time.monotonic() + patience_s
-    return count + sum(1 for each in consumer.consume(10_000, 0.2) if each.error() is None)
+    return count + (_messages(consumer, 10_000, linger_s) if linger_s else 0)
+
+
+def _messages(consumer: Any, at_most: int, timeout_s: float) -> int:
+    return sum(1 for each in consumer.consume(at_most, timeout_s) if each.error() is None)
 
 
 def _ends(consumer: Any, topic: str) -> list[Any]:
