@@ -122,6 +122,12 @@ create table outbox_cursor (
     owner       text,
     lease_until timestamptz,
     cluster_id  text,
+    -- How the messages up to here were delivered: with exactly-once Kafka may know a later position.
+    delivery    text        not null default 'at-least-once'
+                constraint outbox_cursor_delivery_check
+                check (delivery in ('at-least-once', 'exactly-once')),
+    -- Part of the name under which Kafka knows who publishes exactly once, and how far.
+    origin      uuid        not null default gen_random_uuid(),
     -- Equal to the row's own xmin unless the row came here by dump and restore.
     written_by  xid8        not null default pg_current_xact_id(),
     moved_at    timestamptz not null default clock_timestamp(),
@@ -141,6 +147,8 @@ create table outbox_plan (
     target       pg_snapshot not null,
     target_floor bigint      not null,
     next_floor   bigint      not null,
+    -- Tells it from a plan of the same number that was made before the database went back in time.
+    token        uuid        not null default gen_random_uuid(),
     constraint outbox_plan_pkey primary key (relay, lane, plan_no)
 );
 comment on table outbox_plan is 'outbox-relay: what each batch consists of, written before it is sent';

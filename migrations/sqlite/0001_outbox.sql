@@ -77,6 +77,11 @@ create table outbox_cursor (
     owner       text,
     lease_until real,
     cluster_id  text,
+    -- How the messages up to here were delivered: with exactly-once Kafka may know a later position.
+    delivery    text not null default 'at-least-once'
+                check (delivery in ('at-least-once', 'exactly-once')),
+    -- Part of the name under which Kafka knows who publishes exactly once, and how far.
+    origin      text not null default (lower(hex(randomblob(16)))),
     moved_at    real not null default ((julianday('now') - 2440587.5) * 86400.0),
     primary key (relay, lane)
 ) without rowid;

@@ -5,26 +5,32 @@ Why each of them is what it is: docs/adr/0003-producer.md.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, MissingExtra
+from outbox.errors import BrokerUnavailable, MessageRefused
 from outbox.headers import WireHeaders, wire_headers
 from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.publishers.cold import ColdPartitions
 from outbox.publishers.faults import Fault, fault_of
+from outbox.publishers.fencing import fence
+from outbox.publishers.librdkafka import (
+    Complaint,
+    abandon,
+    error_name,
+    kafka_exceptions,
+    make_producer,
+    sentence_of,
+)
 from outbox.publishers.topics import TopicLimits
 from outbox.record import Record
 from outbox.tracing import end_send_span, start_send_span, tracing_is_on
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
-
-_librdkafka_logger = logging.getLogger("outbox.librdkafka")
 
 #: Ours: under these, and no others, what the relay promises is true.
 OWNED: Mapping[str, object] = {
@@ -76,12 +82,12 @@ class KafkaPublisher:
 
     def __init__(self, properties: Mapping[str, object]) -> None:
         self._properties = {**DEFAULTS, **properties, **OWNED}
-        self._complaint = _Complaint()
-        self._producer, self._log = _make_producer(self._properties, self._complaint.note)
+        self._complaint = Complaint()
+        self._producer, self._log = make_producer(self._properties, self._complaint.note)
         self._topics = TopicLimits(self._properties)
         self._cold = ColdPartitions(self._topics.partition_count)
         self._sent_at = time.monotonic()
-        self._kafka_error = _kafka_exceptions()
+        self._kafka_error = kafka_exceptions()
         self._failure: Exception | None = None
         self._sent = 0
         # By topic and partition: the last acknowledged message's number and offset.
@@ -93,6 +99,15 @@ class KafkaPublisher:
         """Return what keeps the broker from answering, or None."""
         return self._complaint.text
 
+    @property
+    def transactional(self) -> bool:
+        """Return False: each message becomes true for itself."""
+        return False
+
+    def claim(self, identity: str, timeout_s: float) -> list[str]:
+        """Shut out whoever published exactly once before."""
+        return fence(self._properties, identity, timeout_s)
+
     def connect(self, timeout_s: float) -> str:
         """Reach the broker and return its cluster's id."""
         try:
@@ -100,7 +115,7 @@ class KafkaPublisher:
         except self._kafka_error as error:
             with suppress(*self._kafka_error):
                 self._producer.poll(0)  # what librdkafka has to say of the addresses
-            reason = self._complaint.text or _sentence(error)
+            reason = self._complaint.text or sentence_of(error)
             raise BrokerUnavailable(f"Kafka cannot be reached: {reason}") from error
         self._complaint.text = None
         self._topics.know(metadata)
@@ -115,7 +130,7 @@ class KafkaPublisher:
     ) -> None:
         """Hand a page's messages to librdkafka, in order."""
         # All of them first: headers that are none refuse their message before any is sent.
-        wires = _wires(records, position_prefix)
+        wires = wires_of(records, position_prefix)
         self._look_at_topics(records, wires, check)
         self._forget_if_idle()
         page = _SentPage(records, delivery, self._sent)
@@ -152,8 +167,8 @@ class KafkaPublisher:
         as a whole when it is larger than the topic's `max.message.bytes`."""
         self._wait_for_acknowledgements(check)
         self._properties["batch.size"] = self._topics.smallest_batch
-        self._abandon()
-        self._producer, self._log = _make_producer(self._properties, self._complaint.note)
+        abandon(self._producer, self._log)
+        self._producer, self._log = make_producer(self._properties, self._complaint.note)
         self._last.clear()
         self._cold = ColdPartitions(self._topics.partition_count)
 
@@ -218,22 +233,15 @@ class KafkaPublisher:
         self.poll(0)  # raises again what has been raised before, though nothing is left to report
 
     def close(self) -> None:
-        """Give up whatever was not sent. `Producer.close()` would wait for the broker for ever."""
-        self._abandon()
-
-    def _abandon(self) -> None:
-        self._log.closed = True
-        with suppress(*self._kafka_error):
-            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
-        with suppress(*self._kafka_error):
-            self._producer.flush(1.0)
+        """Give up whatever was not sent."""
+        abandon(self._producer, self._log)
 
     def _refusal(self, record: Record, error: Exception) -> Exception:
         """Return what it means that librdkafka did not even queue a message."""
-        name = _name(error)
+        name = error_name(error)
         if name == "_FATAL":
             return self._diagnosis(error)
-        sentence = f"message {record.id} for topic {record.topic!r}: {_sentence(error)}"
+        sentence = f"message {record.id} for topic {record.topic!r}: {sentence_of(error)}"
         kind = MessageRefused if fault_of(name) is Fault.MESSAGE else DeliveryFailed
         return kind(sentence)
 
@@ -248,7 +256,7 @@ class KafkaPublisher:
             except self._kafka_error as later:
                 error = error if isinstance(later, SystemError) else later
         if not isinstance(self._failure, MessageRefused):
-            self._failure = DeliveryFailed(f"the producer failed: {_sentence(error)}")
+            self._failure = DeliveryFailed(f"the producer failed: {sentence_of(error)}")
         return self._failure
 
     # Called by librdkafka, from within poll. Must not raise.
@@ -328,73 +336,9 @@ class _SentPage:
             end_send_span(span, message.partition(), message.offset(), error)
 
 
-class _Complaint:
-    """What librdkafka complained of last; the relay says it once. It stands apart, since a producer
-    that held on to its publisher would live, with its threads, until the collector comes by."""
-
-    def __init__(self) -> None:
-        self.text: str | None = None
-
-    def note(self, error: Any) -> None:
-        self.text = error.str()
-
-
-class _Log:
-    """librdkafka's log, as long as it is of interest: a producer that guarantees to leave no gap
-    calls it a fatal error that its queue was purged, which is how each of them ends."""
-
-    def __init__(self) -> None:
-        self.closed = False
-
-    def log(self, level: int, message: str, *arguments: object) -> None:
-        if not self.closed:
-            _librdkafka_logger.log(level, message, *arguments)
-
-
-def _make_producer(
-    properties: Mapping[str, object], on_error: Callable[[Any], None]
-) -> tuple[Any, _Log]:
-    """Make a producer of the raw class, and its log.
-
-    OpenTelemetry's Kafka instrumentation replaces `confluent_kafka.Producer` by a subclass that
-    would add a second `traceparent` to every message.
-    """
-    try:
-        import confluent_kafka
-    except ImportError as error:
-        raise MissingExtra(
-            'publishing to Kafka needs confluent-kafka; run `pip install "outbox-relay[kafka]"`'
-        ) from error
-    log = _Log()
-    raw = next(c for c in confluent_kafka.Producer.__mro__ if c.__module__ == "cimpl")
-    try:
-        return raw({**properties, "error_cb": on_error}, logger=log), log
-    except (confluent_kafka.KafkaException, ValueError, TypeError) as error:
-        raise ConfigurationError(f"Kafka properties: {_sentence(error)}") from error
-
-
-def _wires(records: list[Record], position_prefix: str) -> list[WireHeaders]:
+def wires_of(records: list[Record], position_prefix: str) -> list[WireHeaders]:
     """Return the headers of each message. Raises MessageRefused for headers that are none."""
     return [
         wire_headers(id_, type_, content, parent, state, f"{position_prefix}{seq}", headers)
         for seq, id_, _, _, _, type_, content, headers, parent, state, _ in records
     ]
-
-
-def _kafka_exceptions() -> tuple[type[Exception], ...]:
-    """Return what a call of the producer may raise. A SystemError comes out of poll when a callback
-    was called while the producer was already broken."""
-    from confluent_kafka import KafkaException
-
-    return (KafkaException, SystemError)
-
-
-def _name(error: Exception) -> str:
-    """Return librdkafka's name of an error."""
-    inner = error.args[0] if error.args else error
-    return str(inner.name()) if hasattr(inner, "name") else ""
-
-
-def _sentence(error: BaseException) -> str:
-    inner = error.args[0] if error.args else error
-    return str(inner.str()) if hasattr(inner, "str") else str(inner)

@@ -14,6 +14,7 @@ from outbox.publishers.base import Publisher, TopicUnavailable
 from outbox.relay.backoff import Backoff
 from outbox.relay.housekeeping import Housekeeping
 from outbox.relay.observer import Observer, Unobserved
+from outbox.relay.resuming import check_cluster, claim, is_claimed, resume
 from outbox.relay.settings import RelaySettings
 from outbox.relay.term import Clock, Step, Term, elapsed_clock
 from outbox.relay.waking import Polling, Waker, rest
@@ -240,7 +241,12 @@ class Relay:
         publisher: Publisher | None = None
         try:
             publisher = self._make_publisher()
-            term = Term(
+            with self._observer.waiting("broker"):
+                cluster_id = publisher.connect(self._settings.lease_s / 2)
+            check_cluster(self._store, lease, cluster_id)
+            if is_claimed(lease, self._settings.delivery):
+                lease, asked_at = self._resume(lease, publisher)
+            return Term(
                 self._store,
                 lease,
                 asked_at,
@@ -250,9 +256,6 @@ class Relay:
                 cautious=self._cautious,
                 observer=self._observer,
             )
-            with self._observer.waiting("broker"):
-                cluster_id = publisher.connect(self._settings.lease_s / 2)
-            term.bind(cluster_id)
         except BaseException:
             if publisher is not None:
                 with self._observer.waiting("broker"):
@@ -260,7 +263,14 @@ class Relay:
             with suppress(LeaseLost, OutboxError):
                 self._store.release(lease, lease.position)
             raise
-        return term
+
+    def _resume(self, lease: Lease, publisher: Publisher) -> tuple[Lease, float]:
+        """Return the lease at the latest position that is known, and when it was renewed."""
+        delivery, lease_s = self._settings.delivery, self._settings.lease_s
+        with self._observer.waiting("broker"):
+            marks = claim(publisher, lease, delivery)
+        asked_at = self._clock()
+        return resume(self._store, lease, marks, delivery, lease_s), asked_at
 
     def _end_term(self) -> None:
         term, self._term = self._term, None

@@ -28,6 +28,11 @@ class SentPage:
         self.remaining -= 1
 
     @property
+    def mark(self) -> str:
+        """Return the mark of the page's end."""
+        return self.page.mark
+
+    @property
     def confirmed(self) -> Position | None:
         """Return the position up to which every message is acknowledged, if any is."""
         if not self.remaining:

@@ -335,7 +335,7 @@ def _write_cursor(
         f"""update {names["outbox_cursor"]}
                set plan_no = %(no)s, after_seq = %(floor)s, epoch = epoch + 1, owner = null,
                    lease_until = null, written_by = pg_current_xact_id(),
-                   moved_at = clock_timestamp()
+                   moved_at = clock_timestamp(), origin = gen_random_uuid()
              where relay = %(relay)s and lane = %(lane)s""",
         values,
     )

@@ -9,15 +9,19 @@ and begin again with `acquire`, since a database that crashed may use its transa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
-from outbox.record import Page, Position
+from outbox.record import Mark, Page, Position
 
 #: Up to this many messages the lag is counted, above it is estimated.
 COUNT_LIMIT = 10_000
 
 #: A process that has not been seen for this long, in seconds, is not shown any more.
 FORGOTTEN_AFTER_S = 60.0
+
+#: The ways in which a relay can publish.
+DeliveryMode: TypeAlias = Literal["at-least-once", "exactly-once"]
+EXACTLY_ONCE: DeliveryMode = "exactly-once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,10 @@ class Lease:
     position: Position
     log_id: str
     cluster_id: str | None
+    #: How it was published up to `position`, by whoever held the lane before.
+    delivery: DeliveryMode = "at-least-once"
+    #: Of this cursor, from its making or last rebase on.
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,20 @@ class Store(Protocol):
 
     def reader(self, lease: Lease) -> LogReader:
         """Return a reader that begins at the lease's position."""
+
+    def check_mark(self, lease: Lease, mark: Mark) -> None:
+        """Raise LogInconsistent if a later position than the lease's is none of this database.
+
+        The mark is of this log by its id, so the database must have been at an earlier time since.
+        """
+
+    def adopt(
+        self, lease: Lease, position: Position, delivery: DeliveryMode, lease_s: float
+    ) -> Lease:
+        """Go on from `position` in this way of delivery, durably, and renew the lease.
+
+        Only before the first read of a term. Raises LeaseLost.
+        """
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Record that everything up to `position` is delivered, and renew the lease.

@@ -6,17 +6,19 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal, cast
 
 from outbox.database import connect_sqlite
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent, OutboxError
 from outbox.names import Names, check_name
-from outbox.record import Page, Position, Record
+from outbox.record import Mark, Page, Position, Record
 from outbox.schema.version import require_schema
 from outbox.store.base import (
     COUNT_LIMIT,
     FORGOTTEN_AFTER_S,
     Blocker,
+    DeliveryMode,
     Lease,
     LeaseLost,
     ProcessStatus,
@@ -97,13 +99,13 @@ class SQLiteStore:
         """Take the lane if it is free, its lease has run out, or its owner is known to be dead."""
         with self._transaction() as connection:
             row = connection.execute(
-                f"""select owner, lease_until, after_seq, epoch, cluster_id
+                f"""select owner, lease_until, after_seq, epoch, cluster_id, delivery, origin
                       from {self._names["outbox_cursor"]} where relay = ? and lane = ?""",
                 (relay, lane),
             ).fetchone()
             if row is None:
                 raise ConfigurationError(unknown_relay(relay))
-            holder, lease_until, after, epoch, cluster_id = row
+            holder, lease_until, after, epoch, *more = row
             expired = lease_until is None or lease_until < time.time()
             if not (holder is None or expired or holder == owner or is_certainly_dead(holder)):
                 return None
@@ -116,7 +118,7 @@ class SQLiteStore:
             (log_id,) = connection.execute(
                 f"select log_id from {self._names['outbox_meta']}"
             ).fetchone()
-        return Lease(relay, lane, epoch + 1, Position(_BATCH, after), log_id, cluster_id)
+        return Lease(relay, lane, epoch + 1, Position(_BATCH, after), log_id, *more)
 
     def _check_sequence(self, connection: sqlite3.Connection, after: int) -> None:
         row = connection.execute(
@@ -133,7 +135,33 @@ class SQLiteStore:
 
     def reader(self, lease: Lease) -> SQLiteReader:
         """Return a reader that begins at the lease's position."""
-        return SQLiteReader(self, self._names, lease.position.seq)
+        return SQLiteReader(self, self._names, lease)
+
+    def check_mark(self, lease: Lease, mark: Mark) -> None:
+        """Raise LogInconsistent if another message has the number."""
+        with self._translated() as connection:
+            row = connection.execute(
+                f"select id from {self._names['outbox_message']} where seq = ?", (mark.seq,)
+            ).fetchone()
+        if row is None or row[0] != mark.token:
+            raise LogInconsistent(
+                f"Kafka has messages of relay {lease.relay!r} up to number {mark.seq}, which is"
+                f" {'no' if row is None else 'another'} message in {self._path}: the file was"
+                " replaced by an earlier copy. Stop the relays and let it begin anew: `outbox-relay"
+                f" relays forget {lease.relay}`, `outbox-relay relays create {lease.relay} --from"
+                " earliest`"
+            )
+
+    def adopt(
+        self, lease: Lease, position: Position, delivery: DeliveryMode, lease_s: float
+    ) -> Lease:
+        """Go on from another position, and remember how."""
+        self._write(
+            lease,
+            "after_seq = ?, delivery = ?, lease_until = ?",
+            (position.seq, delivery, time.time() + lease_s),
+        )
+        return replace(lease, position=position, delivery=delivery)
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Record what is delivered and renew the lease."""
@@ -346,9 +374,10 @@ class SQLiteStore:
 class SQLiteReader:
     """Reads one lane during one term."""
 
-    def __init__(self, store: SQLiteStore, names: Names, after: int) -> None:
+    def __init__(self, store: SQLiteStore, names: Names, lease: Lease) -> None:
         self._store = store
-        self._after = after
+        self._log_id = lease.log_id
+        self._after = lease.position.seq
         self._sql = f"""
             select seq, id, topic, key, payload, type, content_type, headers, traceparent,
                    tracestate
@@ -367,4 +396,5 @@ class SQLiteReader:
         if not records:
             return None
         self._after = records[-1][0]
-        return Page(_BATCH, records, Position(_BATCH, self._after))
+        mark = Mark(self._log_id, _BATCH, records[-1].id, self._after)
+        return Page(_BATCH, records, mark.position, mark.text)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, OutboxError
 from outbox.names import Names
 from outbox.publishers.memory import PublishedMessage
-from outbox.record import Page, Position, Record
+from outbox.record import Mark, Page, Position, Record
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
-from outbox.store.base import Lease, LogReader, Slice, Store
+from outbox.store.base import DeliveryMode, Lease, LogReader, Slice, Store
 from outbox.store.opening import open_store
 from outbox.testing.faults import Faults
 from outbox.testing.log import Row
@@ -122,6 +123,16 @@ class _StoreOfRows:
     def reader(self, lease: Lease) -> LogReader:
         """Return a reader of what is not delivered yet."""
         return _ReaderOfRows(self._records, lease.position)
+
+    def check_mark(self, lease: Lease, mark: Mark) -> None:
+        """Do nothing: nobody keeps positions of these rows."""
+
+    def adopt(
+        self, lease: Lease, position: Position, delivery: DeliveryMode, lease_s: float
+    ) -> Lease:  # noqa: ARG002 - the seam's signature
+        """Go on from another position."""
+        self._position = position
+        return replace(lease, position=position, delivery=delivery)
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:  # noqa: ARG002 - the seam's signature
         """Remember how far it is, for the next term."""

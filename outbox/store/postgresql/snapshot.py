@@ -40,7 +40,8 @@ class Plan:
     `last.xmax`). It exists only so that reading need not begin at the oldest retained message.
     `target_floor` is the same bound for the next batch. `next_floor` is the sequence's value that
     was read before this plan's own transaction took an id; a snapshot taken after that transaction
-    committed may use it as its bound, so it becomes a floor two plans later.
+    committed may use it as its bound, so it becomes a floor two plans later. `token` is given when
+    the plan is saved.
     """
 
     no: int
@@ -49,6 +50,7 @@ class Plan:
     target: Snapshot
     target_floor: int
     next_floor: int
+    token: str = ""
 
     def following(self, sequence_value: int, snapshot: Snapshot) -> Plan:
         """Return the plan that comes after this one.

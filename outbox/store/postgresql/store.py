@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 
 from outbox.database import DatabaseUrl, connect_postgresql
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent
 from outbox.names import Names
-from outbox.record import Position
+from outbox.record import Mark, Position
 from outbox.schema.version import require_schema
-from outbox.store.base import Lease, LeaseLost, unknown_relay
+from outbox.store.base import DeliveryMode, Lease, LeaseLost, unknown_relay
 from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
 from outbox.store.postgresql.reader import LAST_VALUE, PostgreSQLReader, check_sequence
@@ -190,19 +190,19 @@ class PostgreSQLStore(PostgreSQLAdmin):
 
     def _lease(self, connection: psycopg.Connection, relay: str, lane: str, log_id: str) -> Lease:
         row = connection.execute(
-            f"""select epoch, plan_no, after_seq, cluster_id
+            f"""select epoch, plan_no, after_seq, cluster_id, delivery, origin::text
                   from {self._names["outbox_cursor"]} where relay = %s and lane = %s""",
             (relay, lane),
         ).fetchone()
-        epoch, plan_no, after_seq, cluster_id = cast("tuple[int, int, int, str | None]", row)
+        epoch, plan_no, after_seq, *more = cast("tuple[int, int, int, Any, Any, Any]", row)
         self._pruned_to = 0
-        return Lease(relay, lane, epoch, Position(plan_no, after_seq), log_id, cluster_id)
+        return Lease(relay, lane, epoch, Position(plan_no, after_seq), log_id, *more)
 
     def _plans(self, connection: psycopg.Connection, relay: str, lane: str) -> list[Plan]:
         """Return the plans not known to be delivered; the cursor's own is the first."""
         rows = connection.execute(
             f"""select p.plan_no, p.last::text, p.floor, p.target::text, p.target_floor,
-                       p.next_floor
+                       p.next_floor, p.token::text
                   from {self._names["outbox_plan"]} as p
                   join {self._names["outbox_cursor"]} as c using (relay, lane)
                  where p.relay = %s and p.lane = %s and p.plan_no >= c.plan_no
@@ -210,8 +210,8 @@ class PostgreSQLStore(PostgreSQLAdmin):
             (relay, lane),
         ).fetchall()
         plans = [
-            Plan(no, Snapshot.parse(last), floor, Snapshot.parse(target), target_floor, next_floor)
-            for no, last, floor, target, target_floor, next_floor in rows
+            Plan(no, Snapshot.parse(last), floor, Snapshot.parse(target), *more)
+            for no, last, floor, target, *more in rows
         ]
         if not plans:
             raise LogInconsistent(
@@ -229,6 +229,34 @@ class PostgreSQLStore(PostgreSQLAdmin):
         # taken since, and the first idle poll after a large backlog need not scan it once more.
         plans[-1] = replace(plans[-1], next_floor=max(plans[-1].next_floor, self._taken_at))
         return PostgreSQLReader(self.session, self._names, lease, plans)
+
+    def check_mark(self, lease: Lease, mark: Mark) -> None:
+        """Raise LogInconsistent if no such plan is in the journal."""
+        with self.session.translated() as connection:
+            row = connection.execute(
+                f"""select from {self._names["outbox_plan"]}
+                     where relay = %s and lane = %s and plan_no = %s and token::text = %s""",
+                (lease.relay, lease.lane, mark.batch, mark.token),
+            ).fetchone()
+        if row is None:
+            raise LogInconsistent(
+                f"Kafka has messages of relay {lease.relay!r} up to batch {mark.batch}, which this"
+                f" database, at batch {lease.position.batch}, has never planned: it went back in"
+                " time. Stop the relays and run `outbox-relay migrate --rebase`"
+            )
+
+    def adopt(
+        self, lease: Lease, position: Position, delivery: DeliveryMode, lease_s: float
+    ) -> Lease:
+        """Go on from another position, and remember how."""
+        with self.session.durable():
+            self._write(
+                lease,
+                """plan_no = %(batch)s, after_seq = %(seq)s, delivery = %(delivery)s,
+                   lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)""",
+                {**position._asdict(), "delivery": delivery, "lease_s": lease_s},
+            )
+        return replace(lease, position=position, delivery=delivery)
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Record what is delivered and renew the lease."""
