@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
+
+#: The ways in which a relay can publish.
+DeliveryMode: TypeAlias = Literal["at-least-once", "exactly-once"]
+EXACTLY_ONCE: DeliveryMode = "exactly-once"
 
 
 class Record(NamedTuple):

@@ -91,9 +91,9 @@ def _say_what_was_done(monitor: RelayMonitor) -> None:
 
 def _publishers(settings: Settings) -> Callable[[], Publisher]:
     """Return what makes a publisher for every term; one in front only where there is need."""
-    from outbox.publishers.kafka import KafkaPublisher
+    from outbox.publishers.choosing import make_publisher
 
-    make_kafka = partial(KafkaPublisher, settings.kafka_properties())
+    make_kafka = partial(make_publisher, settings.kafka_properties(), settings.delivery)
     if not settings.topics and settings.cloudevents == "off":
         return make_kafka
     from outbox.encoding.encodings import Encodings
@@ -125,6 +125,7 @@ def _relay(settings: Settings, observer: Observer) -> Relay:
         _publishers(settings),
         RelaySettings(
             name=settings.name,
+            delivery=settings.delivery,
             poll_interval_s=settings.poll_interval,
             lease_s=settings.lease,
             drain_timeout_s=settings.drain_timeout,

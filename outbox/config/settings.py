@@ -23,6 +23,7 @@ from outbox.config.topic_rules import TopicRule, read_rules
 from outbox.database import DatabaseUrl
 from outbox.errors import ConfigurationError
 from outbox.names import Names
+from outbox.record import DeliveryMode
 
 _LIBPQ = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER", "PGPORT")
 
@@ -40,7 +41,7 @@ class Settings:
     database_password_callback: str | None
     names: Names
     name: str
-    delivery: str
+    delivery: DeliveryMode
     poll_interval: float
     lease: float
     connect_timeout: float

@@ -20,14 +20,13 @@ from outbox.publishers.fencing import fenced, group_of, initialise, is_fenced, k
 from outbox.publishers.kafka import DEFAULTS, OWNED, wires_of
 from outbox.publishers.librdkafka import (
     Complaint,
-    Log,
     abandon,
     error_name,
     kafka_exceptions,
     make_producer,
     sentence_of,
 )
-from outbox.publishers.topics import TopicLimits, connection_properties
+from outbox.publishers.topics import TopicLimits
 from outbox.publishers.transaction import PreparedPage, Transaction
 from outbox.record import Record
 from outbox.tracing import tracing_is_on
@@ -77,12 +76,12 @@ class TransactionalPublisher:
             **_IN_TRANSACTIONS,
         }
         self._complaint = Complaint()
-        self._admin = _make_admin(self._properties, self._complaint)
+        # Has no identity yet; it tells what is wrong with the properties, and reaches the broker.
+        self._client, self._log = make_producer(self._properties, self._complaint.note)
         self._topics = TopicLimits(self._properties)
         self._kafka_error = kafka_exceptions()
         self._identity = ""
         self._producer: Any = None
-        self._log = Log()
         self._group: Any = None
         self._prepared: deque[PreparedPage] = deque()
         self._open: Transaction | None = None
@@ -103,10 +102,10 @@ class TransactionalPublisher:
     def connect(self, timeout_s: float) -> str:
         """Reach the broker and return its cluster's id."""
         try:
-            metadata = self._admin.list_topics(timeout=timeout_s)
+            metadata = self._client.list_topics(timeout=timeout_s)
         except self._kafka_error as error:
             with suppress(*self._kafka_error):
-                self._admin.poll(0)  # what librdkafka has to say of the addresses
+                self._client.poll(0)  # what librdkafka has to say of the addresses
             reason = self._complaint.text or sentence_of(error)
             raise BrokerUnavailable(f"Kafka cannot be reached: {reason}") from error
         self._complaint.text = None
@@ -116,8 +115,10 @@ class TransactionalPublisher:
     def claim(self, identity: str, timeout_s: float) -> list[str]:
         """Make the producer, alone under its identity, and return the marks that were kept."""
         self._identity = identity
+        abandon(self._client, self._log)
         own = {**self._properties, "transactional.id": identity, "batch.size": self._batch_size}
-        self._producer, self._log = make_producer(own, self._complaint.note)
+        self._client, self._log = make_producer(own, self._complaint.note)
+        self._producer = self._client
         initialise(self._producer, identity, timeout_s)
         self._group = group_of(self._properties, identity)
         return kept_marks(self._properties, identity, timeout_s)
@@ -282,7 +283,7 @@ class TransactionalPublisher:
 
     def close(self) -> None:
         """Give up whatever was not committed."""
-        if self._producer is None or self._log.closed:
+        if self._log.closed:
             return
         transaction, self._open = self._open, None
         if self._ending is not None:
@@ -292,16 +293,4 @@ class TransactionalPublisher:
             with suppress(*self._kafka_error):
                 self._producer.abort_transaction(_CLOSE_S)
         self._failure = self._failure or DeliveryFailed("the publisher is closed")
-        abandon(self._producer, self._log)
-
-
-def _make_admin(properties: Mapping[str, object], complaint: Complaint) -> Any:
-    try:
-        from confluent_kafka.admin import AdminClient
-    except ImportError as error:
-        from outbox.errors import MissingExtra
-
-        raise MissingExtra(
-            'publishing to Kafka needs confluent-kafka; run `pip install "outbox-relay[kafka]"`'
-        ) from error
-    return AdminClient({**connection_properties(properties), "error_cb": complaint.note})
+        abandon(self._client, self._log)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from outbox.errors import ConfigurationError
 from outbox.publishers.base import Publisher
-from outbox.record import Mark
-from outbox.store.base import EXACTLY_ONCE, DeliveryMode, Lease, Store
+from outbox.record import EXACTLY_ONCE, DeliveryMode, Mark
+from outbox.store.base import Lease, Store
 
 logger = logging.getLogger("outbox.relay")
 

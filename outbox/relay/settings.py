@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from outbox.errors import ConfigurationError
 from outbox.names import check_name
-from outbox.store.base import DeliveryMode
+from outbox.record import DeliveryMode
 
 _MIB = 1024 * 1024
 

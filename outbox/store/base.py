@@ -9,19 +9,15 @@ and begin again with `acquire`, since a database that crashed may use its transa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol
 
-from outbox.record import Mark, Page, Position
+from outbox.record import DeliveryMode, Mark, Page, Position
 
 #: Up to this many messages the lag is counted, above it is estimated.
 COUNT_LIMIT = 10_000
 
 #: A process that has not been seen for this long, in seconds, is not shown any more.
 FORGOTTEN_AFTER_S = 60.0
-
-#: The ways in which a relay can publish.
-DeliveryMode: TypeAlias = Literal["at-least-once", "exactly-once"]
-EXACTLY_ONCE: DeliveryMode = "exactly-once"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,12 @@ from typing import Literal, cast
 from outbox.database import connect_sqlite
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent, OutboxError
 from outbox.names import Names, check_name
-from outbox.record import Mark, Page, Position, Record
+from outbox.record import DeliveryMode, Mark, Page, Position, Record
 from outbox.schema.version import require_schema
 from outbox.store.base import (
     COUNT_LIMIT,
     FORGOTTEN_AFTER_S,
     Blocker,
-    DeliveryMode,
     Lease,
     LeaseLost,
     ProcessStatus,

@@ -15,10 +15,10 @@ from functools import partial
 from outbox.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, OutboxError
 from outbox.names import Names
 from outbox.publishers.memory import PublishedMessage
-from outbox.record import Mark, Page, Position, Record
+from outbox.record import DeliveryMode, Mark, Page, Position, Record
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
-from outbox.store.base import DeliveryMode, Lease, LogReader, Slice, Store
+from outbox.store.base import Lease, LogReader, Slice, Store
 from outbox.store.opening import open_store
 from outbox.testing.faults import Faults
 from outbox.testing.log import Row

@@ -16,7 +16,6 @@ import pytest
 from outbox import ConfigurationError, InvalidMessage, Message, errors
 from outbox.cli.app import COMMANDS
 from outbox.config.keys import KEYS
-from outbox.config.settings import load
 from outbox.inbox import Inbox
 from tests.acceptance.test_demo import VERIFIED
 from tests.docs.markdown import ROOT, Block, blocks, broken_links, table
@@ -177,10 +176,7 @@ def test_arguments_that_are_called_not_built_raise(argument: str, value: object)
         Message("orders", {}, **{argument: value})
 
 
-def test_settings_that_are_called_not_built_raise(tmp_path: Path) -> None:
-    assert "--delivery exactly-once" in NOT_BUILT
-    with pytest.raises(ConfigurationError, match="not available in this version"):
-        load({"delivery": "exactly-once"}, {}, tmp_path)
+def test_settings_that_are_called_not_built_raise() -> None:
     assert 'Inbox(mode="position")' in NOT_BUILT
     with pytest.raises(ConfigurationError, match="not available in this version"):
         Inbox("billing", mode="position")  # type: ignore[arg-type] # that is the point

@@ -11,9 +11,9 @@ import psycopg
 from outbox.database import DatabaseUrl, connect_postgresql
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent
 from outbox.names import Names
-from outbox.record import Mark, Position
+from outbox.record import DeliveryMode, Mark, Position
 from outbox.schema.version import require_schema
-from outbox.store.base import DeliveryMode, Lease, LeaseLost, unknown_relay
+from outbox.store.base import Lease, LeaseLost, unknown_relay
 from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
 from outbox.store.postgresql.reader import LAST_VALUE, PostgreSQLReader, check_sequence
