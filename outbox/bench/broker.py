@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,6 +80,20 @@ class Broker:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise _refused(f"the topic {name} cannot be deleted", error) from error
+
+    def delete_groups(self, marks: Sequence[str]) -> None:
+        """Delete the consumer groups whose names contain one of these, each unique in the world."""
+        from confluent_kafka import KafkaException
+
+        try:
+            listed = self._admin.list_consumer_groups().result(_TIMEOUT_S).valid
+            names = [each.group_id for each in listed]
+            found = [name for name in names if any(mark in name for mark in marks)]
+            if found:
+                for done in self._admin.delete_consumer_groups(found).values():
+                    done.result(_TIMEOUT_S)
+        except KafkaException as error:
+            raise _refused("a consumer group cannot be deleted", error) from error
 
     def topic_conditions(self, name: str) -> dict[str, object]:
         """Return partitions and replicas of a topic, and the settings that say how safe it is."""

@@ -20,6 +20,7 @@ from outbox.database import DatabaseUrl, PasswordCallback, connect_postgresql
 from outbox.errors import ConfigurationError, DatabaseUnavailable, OutboxError
 from outbox.migrations import migrate
 from outbox.names import Names
+from outbox.record import EXACTLY_ONCE
 from outbox.store.owner import is_certainly_dead, new_owner
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Place:
     def renew(self, *, retention_s: int | None = None) -> None:
         """Make all tables anew, and nothing else of what was in the schema."""
         with self.servers.connect() as connection:
+            _delete_groups(connection, self.broker, self.schema)
             _make_schema(connection, self.schema, self.mark)
         migrate(
             self.servers.url,
@@ -159,42 +161,59 @@ def _drop(connection: psycopg.Connection, schema: str) -> None:
 
 
 def _remove(connection: psycopg.Connection, made: Place, say: Callable[[str], None]) -> None:
-    """Remove the topic, then the schema; over a new connection if the other one broke."""
-    problem = _deleted(made.broker, made.topic)
+    """Remove everything; over a new connection if the other one broke."""
     try:
         if connection.closed or connection.broken:
             with made.servers.connect() as another:
-                _remove_schema(another, made.schema, made.mark, problem)
+                problem = _remove_all(another, made.broker, made.schema, made.topic, made.mark)
         else:
-            _remove_schema(connection, made.schema, made.mark, problem)
+            connection.rollback()
+            problem = _remove_all(connection, made.broker, made.schema, made.topic, made.mark)
     except DatabaseUnavailable as error:
         problem = f"the schema {made.schema} and the topic {made.topic} may be left: {error}"
     if problem:
         say(f"{problem}. The next run removes what is left")
 
 
-def _remove_schema(
-    connection: psycopg.Connection, schema: str, mark: str, problem: str | None
-) -> None:
+def _remove_all(
+    connection: psycopg.Connection, broker: Broker, schema: str, topic: str, mark: str
+) -> str | None:
+    """Remove what is on the broker, then the schema; return what went wrong with the broker."""
     from psycopg import OperationalError
 
     try:
-        connection.rollback()
+        problem = _removed_from(broker, connection, schema, topic)
         if problem:  # the comment must outlive the topic that it tells of
             _make_schema(connection, schema, mark)
         else:
             _drop(connection, schema)
     except OperationalError as error:
         raise DatabaseUnavailable(str(error)) from error
+    return problem
 
 
-def _deleted(broker: Broker, topic: str) -> str | None:
-    """Delete a topic; return the sentence why that was not possible, or None."""
+def _removed_from(
+    broker: Broker, connection: psycopg.Connection, schema: str, topic: str
+) -> str | None:
+    """Delete a topic and the groups; return the sentence why that was not possible, or None."""
     try:
+        _delete_groups(connection, broker, schema)
         broker.delete_topic(topic)
     except OutboxError as error:
-        return f"the topic {topic} could not be deleted: {error}"
+        return str(error)
     return None
+
+
+def _delete_groups(connection: psycopg.Connection, broker: Broker, schema: str) -> None:
+    """Delete the groups in which Kafka keeps the positions of an exactly-once relay."""
+    cursor = Names(schema=schema)["outbox_cursor"]
+    if _one(connection, "select to_regclass(%s) is null", cursor):
+        return
+    rows = connection.execute(
+        f"select origin::text from {cursor} where delivery = %s", (EXACTLY_ONCE,)
+    ).fetchall()
+    if rows:
+        broker.delete_groups([origin for (origin,) in rows])
 
 
 # What runs that were killed have left
@@ -218,8 +237,7 @@ def remove_leftovers(
                 f"{mark['topic']}; run this with that cluster to have both removed"
             )
             continue
-        problem = _deleted(broker, mark["topic"])
-        _remove_schema(connection, schema, comment, problem)
+        problem = _remove_all(connection, broker, schema, mark["topic"], comment)
         say(problem or f"removed what an earlier run left: {schema}, {mark['topic']}")
 
 
