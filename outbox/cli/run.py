@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("outbox.relay")
 
+#: A database that is merely busy is given as long to answer, in seconds, however short the lease.
+_LEAST_SILENCE_S = 5.0
+
 EPILOG = """\b
 Examples:
   outbox-relay run --database-url postgresql://localhost/shop -X bootstrap.servers=localhost:9092
@@ -119,6 +122,7 @@ def _relay(settings: Settings, observer: Observer) -> Relay:
         settings.require_database(),
         settings.names,
         password_callback=settings.password_callback(),
+        silence_s=max(settings.lease / 2, _LEAST_SILENCE_S),
     )
     return Relay(
         store,

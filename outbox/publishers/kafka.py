@@ -49,6 +49,8 @@ OWNED: Mapping[str, object] = {
 DEFAULTS: Mapping[str, object] = {
     "allow.auto.create.topics": False,
     "socket.timeout.ms": 10_000,
+    # A broker answers this first question at once or not at all.
+    "api.version.request.timeout.ms": 3_000,
     "reconnect.backoff.max.ms": 2_000,
     "linger.ms": 1,
     # Above what `Outbox` admits by default (1,000,000 bytes) by the headers that we add.

@@ -83,5 +83,10 @@ class InFlight:
         first = self._pages[0].confirmed if self._pages else None
         return first or self._confirmed
 
+    @property
+    def oldest_sent_at(self) -> float | None:
+        """Return when the first of the pages was sent."""
+        return self._pages[0].sent_at if self._pages else None
+
     def __bool__(self) -> bool:
         return bool(self._pages)

@@ -20,6 +20,9 @@ logger = logging.getLogger("outbox.relay")
 
 Clock = Callable[[], float]
 
+#: An acknowledgement that has not come after so long, in seconds, is worth a warning.
+_LONG_S = 5.0
+
 
 def elapsed_clock() -> float:
     """Return seconds that pass also while the machine is suspended, where the system can tell."""
@@ -127,8 +130,17 @@ class Term:
 
     @property
     def trouble(self) -> str | None:
-        """Return what keeps the broker from answering, or None."""
-        return self._publisher.trouble
+        """Return what keeps the broker from answering, or None.
+
+        A network that swallows everything is noticed here long before the client complains of it.
+        """
+        if (reason := self._publisher.trouble) is not None:
+            return reason
+        sent_at = self._in_flight.oldest_sent_at
+        silent_s = 0.0 if sent_at is None else self._clock() - sent_at
+        if silent_s < _LONG_S:
+            return None
+        return f"what was sent {silent_s:.0f} s ago is not acknowledged"
 
     @property
     def _has_room(self) -> bool:

@@ -15,9 +15,16 @@ if TYPE_CHECKING:
 
 
 def open_store(
-    url: DatabaseUrl, names: Names, *, password_callback: Callable[[], str] | None = None
+    url: DatabaseUrl,
+    names: Names,
+    *,
+    password_callback: Callable[[], str] | None = None,
+    silence_s: float | None = None,
 ) -> PostgreSQLStore | SQLiteStore:
-    """Return the store for `url`, not connected yet. Imports only the driver it needs."""
+    """Return the store for `url`, not connected yet. Imports only the driver it needs.
+
+    `silence_s`: after how long a server that says nothing counts as gone; None is never.
+    """
     if url.dialect == "sqlite":
         from outbox.store.sqlite import SQLiteStore
 
@@ -27,4 +34,4 @@ def open_store(
     require_psycopg()
     from outbox.store.postgresql.store import PostgreSQLStore
 
-    return PostgreSQLStore(url, names, password_callback=password_callback)
+    return PostgreSQLStore(url, names, password_callback=password_callback, silence_s=silence_s)

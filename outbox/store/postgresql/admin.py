@@ -21,6 +21,9 @@ from outbox.store.postgresql.rotation import Rotation
 from outbox.store.postgresql.session import BY_INDEX, Session
 from outbox.version import __version__
 
+#: To remove a file of many gigabytes may take a server as long, in seconds.
+_REMOVING_S = 60.0
+
 
 class PostgreSQLAdmin:
     """Implements StoreAdmin, and the parts of Store that ask what is delivered and who runs."""
@@ -229,7 +232,8 @@ class PostgreSQLAdmin:
 
     def prune(self, *, dry_run: bool = False) -> list[Slice]:
         """Empty the slots that hold nothing but old, delivered messages."""
-        return Rotation(self.session, self._names).prune(dry_run=dry_run)
+        with self.session.expecting_long(_REMOVING_S):
+            return Rotation(self.session, self._names).prune(dry_run=dry_run)
 
     # What is measured
 

@@ -16,6 +16,7 @@ from outbox.schema.version import require_schema
 from outbox.store.base import Lease, LeaseLost, unknown_relay
 from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
+from outbox.store.postgresql.patience import ImpatientConnection, Patience
 from outbox.store.postgresql.reader import LAST_VALUE, PostgreSQLReader, check_sequence
 from outbox.store.postgresql.session import Session
 from outbox.store.postgresql.snapshot import Plan, Snapshot
@@ -35,11 +36,14 @@ class PostgreSQLStore(PostgreSQLAdmin):
         *,
         password_callback: Callable[[], str] | None = None,
         connect_timeout_s: float = 10.0,
+        silence_s: float | None = None,
     ) -> None:
+        """`silence_s`: how long the server may take to say anything; None is for ever."""
         super().__init__(names)
         self._url = url
         self._password_callback = password_callback
         self._connect_timeout_s = connect_timeout_s
+        self._patience = None if silence_s is None else Patience(silence_s)
         self._pruned_to = 0
         self._taken_at = 0
 
@@ -47,11 +51,16 @@ class PostgreSQLStore(PostgreSQLAdmin):
         """Open the connection, unless it is open, and check the version of the tables."""
         if self._session is not None and not self._session.connection.closed:
             return
-        connection = connect_postgresql(
-            self._url,
-            password_callback=self._password_callback,
-            connect_timeout=self._connect_timeout_s,
+        connection = cast(
+            "ImpatientConnection",
+            connect_postgresql(
+                self._url,
+                password_callback=self._password_callback,
+                connect_timeout=self._connect_timeout_s,
+                kind=ImpatientConnection,
+            ),
         )
+        connection.patience = self._patience
         session = Session(connection)
         try:
             require_schema(lambda: self._meta(session))
