@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from itertools import repeat
+from operator import itemgetter
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from outbox.errors import BrokerUnavailable, MessageRefused
@@ -72,7 +74,15 @@ _BROKER_REMEMBERS_S = 12 * 3600.0
 _LOOKS, _LOOK_S = 3, 0.1
 
 #: Offsets count from 0; librdkafka says -1001 where it knows none.
-_BEFORE_ALL = (-1, -1)
+_BEFORE_ALL = -1
+
+#: The partitioner chooses.
+_ANY_PARTITION = -1
+
+_topic = itemgetter(2)
+_parent = itemgetter(8)
+#: What `produce` takes first, in its order.
+_topic_payload_key = itemgetter(2, 4, 3)
 
 
 class KafkaPublisher:
@@ -90,10 +100,15 @@ class KafkaPublisher:
         self._cold = ColdPartitions(self._topics.partition_count)
         self._sent_at = time.monotonic()
         self._kafka_error = kafka_exceptions()
+        self._not_queued: tuple[type[Exception], ...] = (
+            BufferError,
+            TypeError,
+            *self._kafka_error,
+        )
         self._failure: Exception | None = None
         self._sent = 0
-        # By topic and partition: the last acknowledged message's number and offset.
-        self._last: dict[tuple[str, int], tuple[int, int]] = {}
+        # By topic, and then by partition: the last acknowledged message's number and offset.
+        self._last: dict[str, dict[int, list[int]]] = {}
         self._traced = tracing_is_on()
 
     @property
@@ -149,7 +164,7 @@ class KafkaPublisher:
         self, records: list[Record], wires: list[WireHeaders], check: Callable[[], None]
     ) -> None:
         """Find out, before anything is sent, what the broker would refuse."""
-        self._topics.meet({record[2] for record in records}, self._producer)
+        self._topics.meet(set(map(_topic, records)), self._producer)
         if self._topics.smallest_batch < int(str(self._properties.get("batch.size", 1_000_000))):
             self._rebuild(check)
         self._topics.refuse_oversized(records, wires)
@@ -181,42 +196,60 @@ class KafkaPublisher:
         check: Callable[[], None],
     ) -> None:
         produce = self._producer.produce
-        report = self._reporter(page)
-        traced = self._traced
-        cold = self._cold.among({record[2] for record in page.records})
-        for index, (record, wire) in enumerate(zip(page.records, wires, strict=True)):
-            _, _, topic, key, payload, _, _, _, parent, _, _ = record
+        records = page.records
+        cold = self._cold.among(set(map(_topic, records)))
+        eventful = self._traced or bool(cold)
+        # The path is hot (docs/adr/0011-speed.md): bound methods are made far faster than partials,
+        # and arguments by position, the last of which are not documented, save a tenth of all.
+        reports = map(MethodType, repeat(self._reporter(page)), range(len(records)))
+        messages = zip(map(_topic_payload_key, records), wires, reports, strict=True)
+        for index, ((topic, payload, key), wire, report) in enumerate(messages):
             if not index % _CHECK_EVERY:
                 check()
                 self.poll(0)
-            if cold and topic in cold and key is not None and self._cold.must_wait(topic, key):
-                self._wait_for_acknowledgements(check)
-                self._cold.acknowledged(topic, key)
-            if traced and parent is not None:
-                page.start_span(index, record)
+            if eventful:
+                self._prepare(page, index, cold, check)
             try:
-                produce(topic, payload, key, on_delivery=partial(report, index), headers=wire)
-            except BufferError:
-                self._produce_later(topic, payload, key, partial(report, index), wire, check)
-            except self._kafka_error as error:
-                raise self._refusal(Record(*record), error) from error
+                produce(topic, payload, key, _ANY_PARTITION, report, None, 0, wire)
+            except self._not_queued as error:
+                self._produce_later(records[index], report, wire, error, check)
+
+    def _prepare(
+        self, page: _SentPage, index: int, cold: set[str], check: Callable[[], None]
+    ) -> None:
+        """Let a message wait for those before it where it must, and begin its span."""
+        record = page.records[index]
+        topic, _, key = _topic_payload_key(record)
+        if topic in cold and key is not None and self._cold.must_wait(topic, key):
+            self._wait_for_acknowledgements(check)
+            self._cold.acknowledged(topic, key)
+        if self._traced and _parent(record) is not None:
+            page.start_span(index, record)
 
     def _produce_later(
         self,
-        topic: str,
-        payload: bytes | None,
-        key: str | None,
+        record: Record,
         report: Callable[[Any, Any], None],
         wire: WireHeaders,
+        error: Exception,
         check: Callable[[], None],
     ) -> None:
-        """Wait for room in librdkafka's queue; skipping the message would break the order."""
-        while True:
-            check()
-            self.poll(0.1)
-            with suppress(BufferError):
+        """Wait for room in librdkafka's queue; skipping the message would break the order.
+
+        By name, since only that is documented; a TypeError says that the positions have changed.
+        """
+        topic, payload, key = _topic_payload_key(record)
+        while isinstance(error, BufferError | TypeError):
+            try:
                 self._producer.produce(topic, payload, key, on_delivery=report, headers=wire)
+            except BufferError:
+                check()
+                self.poll(0.1)
+            except self._kafka_error as refused:
+                error = refused
+            else:
                 return
+        raise self._refusal(Record(*record), error) from error
 
     def poll(self, timeout_s: float) -> None:
         """Report what became of messages."""
@@ -268,7 +301,9 @@ class KafkaPublisher:
 
         It runs for every message, so what it needs is at hand in local names.
         """
-        last, records, base = self._last, page.records, page.base
+        base, spans = page.base, page.spans
+        topics = list(map(_topic, page.records))
+        last = {topic: self._last.setdefault(topic, {}) for topic in set(topics)}
         acknowledged, complaint = page.delivery.acknowledged, self._complaint
 
         def report(index: int, error: Any, message: Any) -> None:
@@ -276,20 +311,24 @@ class KafkaPublisher:
                 self._report_failure(page, index, error, message)
                 return
             offset = message.offset()
-            place = records[index][2], message.partition()
             number = base + index
-            last_number, last_offset = last.get(place, _BEFORE_ALL)
-            if offset is None or offset <= last_offset or number <= last_number:
+            partition = message.partition()
+            of_topic = last[topics[index]]
+            before = of_topic.get(partition)
+            if before is None:
+                before = of_topic[partition] = [_BEFORE_ALL, _BEFORE_ALL]
+            if offset is None or offset <= before[1] or number <= before[0]:
                 # No offset: an implicit acknowledgement, the broker never said where it is.
                 reason = "acknowledged without an offset" if offset is None else "out of order"
                 self._fail(page, index, reason, Fault.BROKER)
                 page.end_span(index, message, "not confirmed")
                 return
-            last[place] = number, offset
+            before[0] = number
+            before[1] = offset
             acknowledged(index)
             if complaint.text is not None:
                 complaint.text = None
-            if page.spans:
+            if spans:
                 page.end_span(index, message, None)
 
         return report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from outbox.record import Page, Position
+from outbox.record import Page, Position, payload_sizes
 
 
 class SentPage:
@@ -18,7 +18,7 @@ class SentPage:
     def __init__(self, page: Page, sent_at: float = 0.0) -> None:
         self.page = page
         self.sent_at = sent_at
-        self.bytes = sum(len(record[4]) for record in page.records if record[4] is not None)
+        self.bytes = sum(payload_sizes(page.records))
         self.acked = bytearray(len(page.records))
         self.remaining = len(page.records)
 
