@@ -15,6 +15,7 @@ from outbox.relay.backoff import Backoff
 from outbox.relay.housekeeping import Housekeeping
 from outbox.relay.observer import Observer, Unobserved
 from outbox.relay.resuming import check_cluster, claim, is_claimed, resume
+from outbox.relay.schedule import Scheduler
 from outbox.relay.settings import RelaySettings
 from outbox.relay.term import Clock, Step, Term, elapsed_clock
 from outbox.relay.waking import Polling, Waker, rest
@@ -78,6 +79,7 @@ class Relay:
         self._progress_at = clock()
         self._cautious = False
         self._housekeeping = Housekeeping(store, clock, self._settings.prune_interval_s)
+        self._scheduler = Scheduler(store.schedule, clock, self._settings.poll_interval_s)
 
     # One pass, for tests, cron jobs and embedding
 
@@ -101,6 +103,7 @@ class Relay:
             raise
 
     def _pass(self, term: Term) -> Pass:
+        self._scheduler.begin_anew()
         read = delivered = 0
         while True:
             step = term.step(0.05)
@@ -291,6 +294,7 @@ class Relay:
             self._show(self._state)
         with self._observer.waiting("database"):
             self._housekeeping.turn()
+            self._scheduler.turn()
         # To remove a file of many gigabytes may take longer than the lease lasts by our clock.
         term.save_if_due()
 

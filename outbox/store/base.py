@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from outbox.record import DeliveryMode, Mark, Page, Position
+from outbox.store.scheduling import Schedule
 
 #: Up to this many messages the lag is counted, above it is estimated.
 COUNT_LIMIT = 10_000
@@ -164,6 +165,9 @@ class Store(Protocol):
         Never waits for anybody, and removes a little at a time where that could make others wait.
         Says of each part of the log what became of it.
         """
+
+    def schedule(self) -> Schedule:
+        """Return what waits for its time. Forget it with the connection."""
 
 
 class StoreAdmin(Protocol):

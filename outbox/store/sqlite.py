@@ -26,6 +26,7 @@ from outbox.store.base import (
     unknown_relay,
 )
 from outbox.store.owner import is_certainly_dead
+from outbox.store.sqlite_scheduling import SQLiteSchedule
 from outbox.version import __version__
 
 # There are no batches here: seq alone never goes back, and a position is complete without them.
@@ -187,6 +188,10 @@ class SQLiteStore:
             ).rowcount
         if changed != 1:
             raise LeaseLost(lease.relay)
+
+    def schedule(self) -> SQLiteSchedule:
+        """Return what waits for its time."""
+        return SQLiteSchedule(self._names, self._translated, self._transaction)
 
     def horizon(self) -> str:
         """Return the highest seq there is."""

@@ -20,6 +20,7 @@ from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
 from outbox.store.base import Lease, LogReader, Slice, Store
 from outbox.store.opening import open_store
+from outbox.store.scheduling import NothingScheduled, Schedule
 from outbox.testing.faults import Faults
 from outbox.testing.log import Row
 from outbox.testing.reading import Query, Rows, Source, url_of
@@ -128,8 +129,12 @@ class _StoreOfRows:
         """Do nothing: nobody keeps positions of these rows."""
 
     def adopt(
-        self, lease: Lease, position: Position, delivery: DeliveryMode, lease_s: float
-    ) -> Lease:  # noqa: ARG002 - the seam's signature
+        self,
+        lease: Lease,
+        position: Position,
+        delivery: DeliveryMode,
+        lease_s: float,  # noqa: ARG002 - the seam's signature
+    ) -> Lease:
         """Go on from another position."""
         self._position = position
         return replace(lease, position=position, delivery=delivery)
@@ -162,6 +167,10 @@ class _StoreOfRows:
     def prune(self, *, dry_run: bool = False) -> list[Slice]:  # noqa: ARG002 - the seam's signature
         """Remove nothing: the rows are the test's."""
         return []
+
+    def schedule(self) -> Schedule:
+        """Return an empty one: the rows are what is in the log."""
+        return NothingScheduled()
 
 
 class _ReaderOfRows:

@@ -18,6 +18,7 @@ from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
 from outbox.store.postgresql.patience import ImpatientConnection, Patience
 from outbox.store.postgresql.reader import LAST_VALUE, PostgreSQLReader, check_sequence
+from outbox.store.postgresql.scheduling import PostgreSQLSchedule
 from outbox.store.postgresql.session import Session
 from outbox.store.postgresql.snapshot import Plan, Snapshot
 
@@ -290,6 +291,10 @@ class PostgreSQLStore(PostgreSQLAdmin):
     def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
         """Remember the broker cluster this relay name publishes to."""
         self._write(lease, "cluster_id = %(cluster_id)s", {"cluster_id": cluster_id})
+
+    def schedule(self) -> PostgreSQLSchedule:
+        """Return what waits for its time."""
+        return PostgreSQLSchedule(self.session, self._names)
 
     def _write(self, lease: Lease, assignments: str, values: dict[str, object]) -> None:
         """Change the cursor while the epoch is ours."""
