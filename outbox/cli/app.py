@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": "outbox.cli.doctor:doctor",
     "relays": "outbox.cli.relays:relays",
     "prune": "outbox.cli.prune:prune",
+    "verify": "outbox.cli.verify:verify",
     "config": "outbox.cli.config:config",
     "demo": "outbox.cli.demo:demo",
 }

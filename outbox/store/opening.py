@@ -10,8 +10,10 @@ from outbox.errors import ConfigurationError
 from outbox.names import Names
 
 if TYPE_CHECKING:
+    from outbox.store.postgresql.retained import PostgreSQLRetainedLog
     from outbox.store.postgresql.store import PostgreSQLStore
     from outbox.store.sqlite import SQLiteStore
+    from outbox.store.sqlite_retained import SQLiteRetainedLog
 
 
 def open_store(
@@ -35,3 +37,17 @@ def open_store(
     from outbox.store.postgresql.store import PostgreSQLStore
 
     return PostgreSQLStore(url, names, password_callback=password_callback, silence_s=silence_s)
+
+
+def open_retained_log(
+    url: DatabaseUrl, names: Names, *, password_callback: Callable[[], str] | None = None
+) -> PostgreSQLRetainedLog | SQLiteRetainedLog:
+    """Return what reads the whole log, not connected yet. Imports only the driver it needs."""
+    if url.dialect == "sqlite":
+        from outbox.store.sqlite_retained import SQLiteRetainedLog
+
+        return SQLiteRetainedLog(url.path, names)
+    require_psycopg()
+    from outbox.store.postgresql.retained import PostgreSQLRetainedLog
+
+    return PostgreSQLRetainedLog(url, names, password_callback=password_callback)
