@@ -27,7 +27,7 @@ class Broker:
     would say nothing.
     """
 
-    def __init__(self, properties: Mapping[str, object]) -> None:
+    def __init__(self, properties: Mapping[str, object], timeout_s: float = 30.0) -> None:
         try:
             from confluent_kafka.admin import AdminClient
         except ImportError as error:
@@ -36,7 +36,7 @@ class Broker:
             ) from error
         if any(name.startswith("test.mock") for name in properties):
             raise ConfigurationError(_NO_MOCK)
-        self.properties = properties
+        self._timeout_s = timeout_s
         self._quiet = {**connection_properties(properties), "log_level": 2}
         self._admin = AdminClient(self._quiet)
         metadata = self._metadata()
@@ -49,7 +49,7 @@ class Broker:
         from confluent_kafka import KafkaException
 
         try:
-            return self._admin.list_topics(topic, timeout=_TIMEOUT_S)
+            return self._admin.list_topics(topic, timeout=self._timeout_s)
         except KafkaException as error:
             raise BrokerUnavailable(f"Kafka cannot be reached: {error.args[0].str()}") from error
 

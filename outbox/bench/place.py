@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,11 +38,15 @@ _SCHEMA, _TOPIC = "outbox_bench_", "outbox-bench-"
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where to measure. `kafka`: librdkafka's properties, `bootstrap.servers` among them."""
+    """Where to measure. `kafka`: librdkafka's properties, `bootstrap.servers` among them.
+
+    `timeout_s`: how long to wait for a broker that is away.
+    """
 
     url: DatabaseUrl
     kafka: Mapping[str, object]
     password_callback: PasswordCallback | None = field(default=None, repr=False)
+    timeout_s: float = 30.0
 
     def connect(self) -> psycopg.Connection:
         """Connect to the database, in autocommit mode."""
@@ -92,7 +98,7 @@ def place(
     `replication`: replicas of the topic, -1 as the broker thinks fit. Raises ConfigurationError
     where rights are missing, DatabaseUnavailable, BrokerUnavailable.
     """
-    broker = Broker(servers.kafka)
+    broker = Broker(servers.kafka, servers.timeout_s)
     with servers.connect() as connection:
         _check_rights(connection)
         remove_leftovers(connection, broker, say)
@@ -102,7 +108,26 @@ def place(
             broker.create_topic(made.topic, partitions, replication)
             yield made
         finally:
-            _remove(connection, made, say)
+            with _undisturbed(say):
+                _remove(connection, made, say)
+
+
+@contextmanager
+def _undisturbed(say: Callable[[str], None]) -> Iterator[None]:
+    """Let nobody interrupt a removal that takes a second or two; they were heard already."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def tell(*_: object) -> None:
+        say("removing what was made for this; a moment")
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _new_place(connection: psycopg.Connection, servers: Servers, broker: Broker) -> Place:

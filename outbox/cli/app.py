@@ -28,6 +28,7 @@ COMMANDS = {
     "relays": "outbox.cli.relays:relays",
     "prune": "outbox.cli.prune:prune",
     "verify": "outbox.cli.verify:verify",
+    "bench": "outbox.cli.bench:bench",
     "config": "outbox.cli.config:config",
     "demo": "outbox.cli.demo:demo",
 }
