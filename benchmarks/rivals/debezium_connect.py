@@ -71,10 +71,10 @@ class DebeziumConnect:
     Use it as a context manager. Between `stop` and `resume` the JVM stays, and stays warm.
     """
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, worker: Mapping[str, str]) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="outbox-debezium-"))
         self._address = f"http://127.0.0.1:{free_port()}"
-        self._bootstrap = bootstrap
+        self._worker = {**WORKER, **worker, "bootstrap.servers": bootstrap}
         self._process: ServerProcess | None = None
 
     def add(self, connector: Mapping[str, str]) -> None:
@@ -143,8 +143,7 @@ class DebeziumConnect:
             raise RivalUnavailable(str(absent)) from absent
         properties = self._home / "worker.properties"
         settings = {
-            **WORKER,
-            "bootstrap.servers": self._bootstrap,
+            **self._worker,
             "listeners": self._address,
             "offset.storage.file.filename": str(self._home / "offsets"),
         }

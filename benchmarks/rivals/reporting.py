@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from benchmarks.conditions import conditions, publish
 from benchmarks.program import PARTITIONS, a_place
 from benchmarks.rivals import arrivals
+from benchmarks.rivals.arrivals import Drained
 from benchmarks.rivals.fetching import RivalUnavailable
 from benchmarks.rivals.servers import servers
 from outbox.bench.draining import KEYS, PAYLOAD_BYTES, fill, relay
@@ -20,8 +21,7 @@ from outbox.bench.place import Place
 from outbox.bench.result import Goal, Repetition, Row
 from outbox.relay.collector import spare_the_collector
 
-#: Returns messages a second of one drain.
-Measure = Callable[[], float]
+Measure = Callable[[], Drained]
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,11 @@ def run(drain: Drain, arguments: argparse.Namespace) -> None:
             payload_bytes=PAYLOAD_BYTES,
             keys=KEYS,
             partitions=PARTITIONS,
-            messages=arguments.messages,
-            repetitions=arguments.repetitions,
-            **drain.settings,
+            **{
+                "messages": arguments.messages,
+                "repetitions": arguments.repetitions,
+                **drain.settings,
+            },
         )
         rows, why_not = _measured(drain, url, bootstrap, arguments)
     publish(drain.id, found, rows, arguments.json, unavailable=why_not)
@@ -71,23 +73,31 @@ def _measured(
 
 
 def _turn(number: int, rival: Measure, place: Place, messages: int) -> Repetition:
-    turn = Repetition(baseline=rival(), ours=ours(place, messages))
+    theirs, us = rival(), ours(place, messages)
+    seen = {
+        "our_cpu_us": us.cpu_us,
+        "their_cpu_us": theirs.cpu_us,
+        "their_memory_mib": theirs.memory_mib,
+    }
     # To stderr as they come: a run takes minutes, and may be ended before the report.
-    print(f"repetition {number}: {turn.baseline:,.0f}, ours {turn.ours:,.0f}", file=sys.stderr)
-    return turn
+    print(
+        f"repetition {number}: {theirs.per_second:,.0f}, ours {us.per_second:,.0f}", file=sys.stderr
+    )
+    known = {name: value for name, value in seen.items() if value is not None}
+    return Repetition(us.per_second, theirs.per_second, known)
 
 
-def ours(place: Place, messages: int) -> float:
-    """Return our relay's messages a second, from the first statement to the last answer."""
+def ours(place: Place, messages: int) -> Drained:
+    """Return how fast our relay drains, from the first statement to the last answer."""
     place.renew()
     fill(place, messages)
     bootstrap = str(place.servers.kafka["bootstrap.servers"])
-    with arrivals.counter(place.topic, PARTITIONS, bootstrap) as count:
+    with arrivals.counter(place.topic, bootstrap) as count:
         before = count()
-        began = time.perf_counter()
+        used, began = time.process_time(), time.perf_counter()
         relay(place)
-        elapsed = time.perf_counter() - began
+        elapsed, used = time.perf_counter() - began, time.process_time() - used
         arrived = count() - before
     if arrived != messages:
         raise SystemExit(f"{arrived} messages arrived instead of {messages}: this is no result")
-    return messages / elapsed
+    return Drained(messages / elapsed, used * 1e6 / messages)

@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
-from benchmarks.program import PARTITIONS, options
+from benchmarks.program import options
 from benchmarks.rivals import arrivals
+from benchmarks.rivals.arrivals import Drained
 from benchmarks.rivals.fetching import environment
 from benchmarks.rivals.reporting import Drain, Measure, run
 from outbox.bench.draining import KEYS, PAYLOAD_BYTES
@@ -37,7 +37,7 @@ select %s, 'key-' || g %% %s, convert_to(repeat('x', %s), 'UTF8'),
 def main() -> None:
     parser = options(
         __doc__,
-        messages=(int, 100_000, "the backlog"),
+        messages=(int, 300_000, "the backlog"),
         repetitions=(int, 3, "how often both are measured"),
         batch_size=(int, 2_000, "of txoutbox"),
         concurrency=(int, 1_000, "of txoutbox"),
@@ -77,24 +77,18 @@ def ready(
 
 def drained(
     python: Path, connection: psycopg.Connection, settings: dict[str, object], messages: int
-) -> float:
+) -> Drained:
     """Let it make its table, write a backlog, start it again; return how fast it drains."""
     connection.execute("drop schema if exists rival cascade; create schema rival")
     with running(python, settings):
         pass
     bootstrap = str(settings["bootstrap"])
-    topic = f"txoutbox-{time.time_ns()}"
-    arrivals.create_topic(topic, PARTITIONS, bootstrap)
-    connection.execute(FILL, (topic, KEYS, PAYLOAD_BYTES, messages))
-    connection.execute("vacuum analyze rival.outbox")
-    connection.execute("checkpoint")
-    with (
-        arrivals.counter(topic, PARTITIONS, bootstrap) as count,
-        running(python, settings) as process,
-    ):
-        found = arrivals.rate(count, messages, look=lambda: arrivals.look_at(process))
-    arrivals.check(topic, bootstrap)
-    return found
+    with arrivals.new_topic("txoutbox", bootstrap) as topic:
+        connection.execute(FILL, (topic, KEYS, PAYLOAD_BYTES, messages))
+        connection.execute("vacuum analyze rival.outbox")
+        connection.execute("checkpoint")
+        with running(python, settings) as process:
+            return arrivals.of(process, topic, messages, bootstrap)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import base64
 import json
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from urllib.parse import urlencode
 
 import psycopg
 
-from benchmarks.program import PARTITIONS, options
+from benchmarks.program import options
 from benchmarks.rivals import arrivals
+from benchmarks.rivals.arrivals import Drained
 from benchmarks.rivals.fetching import RivalUnavailable, program
 from benchmarks.rivals.reporting import Drain, Measure, run
 from outbox.bench.draining import KEYS, PAYLOAD_BYTES
@@ -33,6 +33,8 @@ SOURCE = Path(__file__).parent / "watermill"
 
 #: The table is `watermill_` and this; the forwarder makes it when it starts.
 FORWARDER_TOPIC = "outbox"
+
+ID_HEADER = "_watermill_message_uuid"
 
 INSERT = """
 insert into rival.watermill_outbox (uuid, payload, metadata, transaction_id)
@@ -135,9 +137,11 @@ class WatermillPipeline:
 @contextmanager
 def latency_pipeline(url: str, bootstrap: str) -> Iterator[WatermillPipeline]:
     """Run a forwarder that looks every millisecond, with empty tables and a topic of its own."""
-    topic = f"watermill-{time.time_ns()}"
-    arrivals.create_topic(topic, PARTITIONS, bootstrap)
-    with schema(url), running(url, bootstrap, "-batch=100") as pipeline:
+    with (
+        arrivals.new_topic("watermill", bootstrap) as topic,
+        schema(url),
+        running(url, bootstrap) as pipeline,
+    ):
         yield WatermillPipeline(topic, url, *pipeline)
 
 
@@ -182,21 +186,14 @@ def draining(url: str, bootstrap: str, messages: int, batch: int) -> Iterator[Me
     yield lambda: drained(url, bootstrap, messages, batch)
 
 
-def drained(url: str, bootstrap: str, messages: int, batch: int) -> float:
+def drained(url: str, bootstrap: str, messages: int, batch: int) -> Drained:
     """Let it make its table, write a backlog, start it again; return how fast it drains."""
-    topic = f"watermill-{time.time_ns()}"
-    arrivals.create_topic(topic, PARTITIONS, bootstrap)
-    with schema(url) as connection:
+    with schema(url) as connection, arrivals.new_topic("watermill", bootstrap) as topic:
         with running(url, bootstrap):
             pass
         _fill(connection, topic, messages)
-        with (
-            arrivals.counter(topic, PARTITIONS, bootstrap) as count,
-            running(url, bootstrap, f"-batch={batch}") as (_, process),
-        ):
-            found = arrivals.rate(count, messages, look=lambda: arrivals.look_at(process))
-    arrivals.check(topic, bootstrap, id_header="_watermill_message_uuid")
-    return found
+        with running(url, bootstrap, f"-batch={batch}") as (_, process):
+            return arrivals.of(process, topic, messages, bootstrap, ID_HEADER)
 
 
 def _fill(connection: psycopg.Connection, topic: str, messages: int) -> None:
