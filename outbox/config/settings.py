@@ -18,6 +18,7 @@ from outbox.config.encoding import find_registry, shown_registry, shown_rules
 from outbox.config.host import NO_HOST, HostSettings, check_host
 from outbox.config.kafka_properties import VARIABLE_PREFIX, check_property, is_secret, property_of
 from outbox.config.keys import BY_NAME, KEYS, Key, callback_name
+from outbox.config.retry_rules import RetryRules, read_retry
 from outbox.config.sources import FILE_NAME, Found, flattened, from_variables, read_secret, why
 from outbox.config.topic_rules import TopicRule, read_rules
 from outbox.database import DatabaseUrl
@@ -34,7 +35,8 @@ class Settings:
 
     `kafka` holds librdkafka's properties as they were given, checked for those that are ours;
     `found` the source of every setting, the Kafka ones under `kafka.<property>`. `registry` holds
-    the properties of the schema registry's client, `topics` how the payloads of topics are encoded.
+    the properties of the schema registry's client, `topics` how the payloads of topics are encoded,
+    `retry` what becomes of messages that cannot be sent.
     """
 
     database_url: DatabaseUrl | None
@@ -57,6 +59,7 @@ class Settings:
     registry: Mapping[str, object] = field(default_factory=dict)
     topics: tuple[TopicRule, ...] = ()
     broker_at: str | None = None
+    retry: RetryRules = field(default_factory=RetryRules)
 
     def require_database(self) -> DatabaseUrl:
         """Return the database's URL, or raise ConfigurationError with all ways to give it."""
@@ -143,7 +146,9 @@ def load(
     values: dict[str, Any] = {name: entry.value for name, entry in found.items()}
     registry = find_registry(environ, table, file)
     topics = _rules(table, directory / file)
+    retry = _retry(table, file)
     found |= dict((*shown_registry(registry), *shown_rules(topics, file)))
+    found |= {name: Found(value, f"file {file}") for name, value in retry.shown()}
     return Settings(
         database_url=_url(found["database_url"]),
         database_password_callback=values["database_password_callback"],
@@ -165,12 +170,20 @@ def load(
         registry={name: given.value for name, given in registry.items()},
         topics=topics,
         broker_at=host.broker_at,
+        retry=retry,
     )
 
 
 def _rules(table: Mapping[str, object], file: Path) -> tuple[TopicRule, ...]:
     try:
         return read_rules(table.get("topics", {}), file.parent)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {error}") from error
+
+
+def _retry(table: Mapping[str, object], file: str) -> RetryRules:
+    try:
+        return read_retry(table.get("retry", {}))
     except ConfigurationError as error:
         raise ConfigurationError(f"{file}: {error}") from error
 
@@ -266,7 +279,7 @@ def _read_file(config: object, directory: Path) -> tuple[str, Mapping[str, objec
 
 
 def _refuse_unknown(path: Path, table: Mapping[str, object]) -> None:
-    known = [*BY_NAME, "kafka", "registry", "topics"]
+    known = [*BY_NAME, "kafka", "registry", "topics", "retry"]
     for name in table:
         if name not in known:
             close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)

@@ -9,10 +9,13 @@ and begin again with `acquire`, since a database that crashed may use its transa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from outbox.record import DeliveryMode, Mark, Page, Position
 from outbox.store.scheduling import Schedule
+
+if TYPE_CHECKING:
+    from outbox.store.held import HeldStore
 
 #: Up to this many messages the lag is counted, above it is estimated.
 COUNT_LIMIT = 10_000
@@ -104,6 +107,9 @@ class LogReader(Protocol):
 
 class Store(Protocol):
     """What a relay needs of a database. One connection, one thread at a time."""
+
+    def held(self) -> HeldStore:
+        """Return what keeps messages that cannot be sent now."""
 
     def connect(self) -> None:
         """Open the connection, unless it is open, and check the version of the tables."""

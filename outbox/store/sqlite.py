@@ -26,6 +26,7 @@ from outbox.store.base import (
     unknown_relay,
 )
 from outbox.store.owner import is_certainly_dead
+from outbox.store.sqlite_held import SQLiteHeld
 from outbox.store.sqlite_scheduling import SQLiteSchedule
 from outbox.version import __version__
 
@@ -71,6 +72,10 @@ class SQLiteStore:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+    def held(self) -> SQLiteHeld:
+        """Return what keeps messages that cannot be sent now."""
+        return SQLiteHeld(self._names, self._transaction, self._translated, self.save)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -19,6 +19,7 @@ from outbox.record import DeliveryMode, Mark, Page, Position, Record
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
 from outbox.store.base import Lease, LogReader, Slice, Store
+from outbox.store.held import HeldStore
 from outbox.store.opening import open_store
 from outbox.store.scheduling import NothingScheduled, Schedule
 from outbox.testing.faults import Faults
@@ -163,6 +164,10 @@ class _StoreOfRows:
 
     def forget_process(self, relay: str, process: str) -> None:
         """Do nothing: nobody asks."""
+
+    def held(self) -> HeldStore:
+        """Refuse: this relay is told to hold nothing."""
+        raise NotImplementedError
 
     def prune(self, *, dry_run: bool = False) -> list[Slice]:  # noqa: ARG002 - the seam's signature
         """Remove nothing: the rows are the test's."""

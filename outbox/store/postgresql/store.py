@@ -16,6 +16,7 @@ from outbox.schema.version import require_schema
 from outbox.store.base import Lease, LeaseLost, unknown_relay
 from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
+from outbox.store.postgresql.held import PostgreSQLHeld
 from outbox.store.postgresql.patience import ImpatientConnection, Patience
 from outbox.store.postgresql.reader import LAST_VALUE, PostgreSQLReader, check_sequence
 from outbox.store.postgresql.scheduling import PostgreSQLSchedule
@@ -47,6 +48,10 @@ class PostgreSQLStore(PostgreSQLAdmin):
         self._patience = None if silence_s is None else Patience(silence_s)
         self._pruned_to = 0
         self._taken_at = 0
+
+    def held(self) -> PostgreSQLHeld:
+        """Return what keeps messages that cannot be sent now."""
+        return PostgreSQLHeld(self, self._names)
 
     def connect(self) -> None:
         """Open the connection, unless it is open, and check the version of the tables."""
