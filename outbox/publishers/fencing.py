@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from outbox.errors import BrokerUnavailable
@@ -22,22 +23,26 @@ from outbox.publishers.librdkafka import (
 )
 from outbox.publishers.topics import connection_properties
 
+_FORBIDDEN = frozenset({"GROUP_AUTHORIZATION_FAILED"})
 _FENCED = frozenset({"_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH"})
 
 #: Offsets are kept with as many topics as a transaction has, up to this. A topic that is deleted
 #: takes its group offsets along, but also the messages that these tell of.
 _TOPICS = 100
 
-#: What the coordinator of a group answers while it cannot tell yet.
-_SOON = frozenset(
-    {
-        "UNSTABLE_OFFSET_COMMIT",
-        "COORDINATOR_LOAD_IN_PROGRESS",
-        "COORDINATOR_NOT_AVAILABLE",
-        "NOT_COORDINATOR",
-    }
-)
+#: How often to ask how far a group has come while its coordinator cannot tell yet, in seconds.
 _ASK_AGAIN_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What is known once an identity is claimed. `group`: what to say of the group when committing.
+
+    `marks`: those that were kept, each of another topic; none may be the latest.
+    """
+
+    group: Any
+    marks: list[str]
 
 
 def fence(properties: Mapping[str, object], identity: str, timeout_s: float) -> list[str]:
@@ -45,14 +50,28 @@ def fence(properties: Mapping[str, object], identity: str, timeout_s: float) -> 
     own = {**connection_properties(properties), "transactional.id": identity}
     producer, log = make_producer(own, Complaint().note)
     try:
-        initialise(producer, identity, timeout_s)
+        return take_over(producer, properties, identity, timeout_s).marks
     finally:
         abandon(producer, log)
-    return kept_marks(properties, identity, timeout_s)
 
 
-def initialise(producer: Any, identity: str, timeout_s: float) -> None:
-    """Make this the one producer of its identity; what another has not committed is aborted."""
+def take_over(
+    producer: Any, properties: Mapping[str, object], identity: str, timeout_s: float
+) -> Claimed:
+    """Make this the one producer of its identity, then see how far the ones before it came."""
+    _initialise(producer, identity, timeout_s)
+    consumer = _consumer(properties, identity)
+    try:
+        return Claimed(
+            consumer.consumer_group_metadata(),
+            _kept_marks(producer, consumer, identity, timeout_s),
+        )
+    finally:
+        consumer.close()
+
+
+def _initialise(producer: Any, identity: str, timeout_s: float) -> None:
+    """Let Kafka refuse all other producers, and abort what they have not committed."""
     try:
         producer.init_transactions(timeout_s)
     except kafka_exceptions() as error:
@@ -65,16 +84,14 @@ def initialise(producer: Any, identity: str, timeout_s: float) -> None:
         ) from error
 
 
-def group_of(properties: Mapping[str, object], identity: str) -> Any:
-    """Return what a producer must say of the group whose offsets it sends."""
+def _consumer(properties: Mapping[str, object], identity: str) -> Any:
+    """Make a consumer that consumes nothing. An AdminClient would do for asking, and crashes the
+    process when the group's coordinator has just moved (librdkafka 2.16)."""
     import confluent_kafka
 
     raw = next(c for c in confluent_kafka.Consumer.__mro__ if c.__module__ == "cimpl")
-    consumer = raw({**connection_properties(properties), "group.id": identity})
-    try:
-        return consumer.consumer_group_metadata()
-    finally:
-        consumer.close()
+    own = {"group.id": identity, "enable.auto.commit": False, "isolation.level": "read_committed"}
+    return raw({**connection_properties(properties), **own})
 
 
 def offsets_with(topics: Iterable[str], offset: int, mark: str) -> list[Any]:
@@ -84,31 +101,33 @@ def offsets_with(topics: Iterable[str], offset: int, mark: str) -> list[Any]:
     return [TopicPartition(topic, 0, offset, mark) for topic in sorted(topics)[:_TOPICS]]
 
 
-def kept_marks(properties: Mapping[str, object], identity: str, timeout_s: float) -> list[str]:
-    """Return the marks that were committed, each of another topic; none may be the latest."""
-    from confluent_kafka.admin import AdminClient
+def _kept_marks(producer: Any, consumer: Any, identity: str, timeout_s: float) -> list[str]:
+    """Ask for all topics there are: which ones the last transaction was about, nobody knows."""
+    from confluent_kafka import TopicPartition
 
-    admin = AdminClient(connection_properties(properties))
     deadline = time.monotonic() + timeout_s
     while True:
+        left = max(deadline - time.monotonic(), _ASK_AGAIN_S)
         try:
-            return _ask(admin, identity, max(deadline - time.monotonic(), 0.1))
+            topics = producer.list_topics(timeout=left).topics
+            found = consumer.committed([TopicPartition(name, 0) for name in topics], left)
+            return [mark for mark in map(_mark, found) if mark]
         except kafka_exceptions() as error:
-            if error_name(error) not in _SOON or time.monotonic() > deadline:
+            if time.monotonic() > deadline or error_name(error) in _FORBIDDEN:
                 raise BrokerUnavailable(
                     f"Kafka does not say how far {identity!r} has come: {sentence_of(error)}"
                 ) from error
             time.sleep(_ASK_AGAIN_S)
 
 
-def _ask(admin: Any, identity: str, timeout_s: float) -> list[str]:
-    from confluent_kafka import ConsumerGroupTopicPartitions
+def _mark(partition: Any) -> str:
+    """Return what was kept with a partition; that it cannot be told yet is not nothing."""
+    error = partition.error
+    if error is not None and error.name() != "UNKNOWN_TOPIC_OR_PART":  # deleted meanwhile
+        from confluent_kafka import KafkaException
 
-    answer = admin.list_consumer_group_offsets(
-        [ConsumerGroupTopicPartitions(identity)], require_stable=True, request_timeout=timeout_s
-    )
-    found = answer[identity].result().topic_partitions
-    return [partition.metadata for partition in found if partition.metadata]
+        raise KafkaException(error)
+    return str(partition.metadata or "")
 
 
 def is_fenced(error: Exception) -> bool:

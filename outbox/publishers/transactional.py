@@ -16,7 +16,7 @@ from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused
 from outbox.headers import WireHeaders
 from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.publishers.faults import Fault, fault_of
-from outbox.publishers.fencing import fenced, group_of, initialise, is_fenced, kept_marks
+from outbox.publishers.fencing import fenced, is_fenced, take_over
 from outbox.publishers.kafka import DEFAULTS, OWNED, wires_of
 from outbox.publishers.librdkafka import (
     Complaint,
@@ -119,9 +119,9 @@ class TransactionalPublisher:
         own = {**self._properties, "transactional.id": identity, "batch.size": self._batch_size}
         self._client, self._log = make_producer(own, self._complaint.note)
         self._producer = self._client
-        initialise(self._producer, identity, timeout_s)
-        self._group = group_of(self._properties, identity)
-        return kept_marks(self._properties, identity, timeout_s)
+        claimed = take_over(self._producer, self._properties, identity, timeout_s)
+        self._group = claimed.group
+        return claimed.marks
 
     # Sending
 
