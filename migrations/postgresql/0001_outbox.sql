@@ -122,6 +122,8 @@ create table outbox_cursor (
     owner       text,
     lease_until timestamptz,
     cluster_id  text,
+    -- The relay name began with what was written at this time; null: with all that the log had.
+    starts_at   timestamptz,
     -- How the messages up to here were delivered: with exactly-once Kafka may know a later position.
     delivery    text        not null default 'at-least-once'
                 constraint outbox_cursor_delivery_check

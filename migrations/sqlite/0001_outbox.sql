@@ -77,6 +77,8 @@ create table outbox_cursor (
     owner       text,
     lease_until real,
     cluster_id  text,
+    -- The relay name began with what was written at this time; null: with all that the log had.
+    starts_at   real,
     -- How the messages up to here were delivered: with exactly-once Kafka may know a later position.
     delivery    text not null default 'at-least-once'
                 check (delivery in ('at-least-once', 'exactly-once')),

@@ -9,6 +9,7 @@ and begin again with `acquire`, since a database that crashed may use its transa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from outbox.record import DeliveryMode, Mark, Page, Position
@@ -194,8 +195,12 @@ class StoreAdmin(Protocol):
     def relays(self) -> list[str]:
         """Return the relay names."""
 
-    def create_relay(self, name: str, start: Literal["earliest", "latest"]) -> None:
-        """Make a relay name. Raises ConfigurationError if it exists."""
+    def create_relay(self, name: str, start: Literal["earliest", "latest"] | datetime) -> None:
+        """Make a relay name; it begins at the first retained message, after the last, or at a time.
+
+        From a time, every message that was written then or later is delivered, and perhaps some
+        of before. Raises ConfigurationError if the name exists, or for a future time.
+        """
 
     def forget_relay(self, name: str) -> None:
         """Drop a relay name and its progress. Raises ConfigurationError if it is unknown."""

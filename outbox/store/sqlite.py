@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Literal, cast
 
 from outbox.database import connect_sqlite
@@ -345,19 +346,37 @@ class SQLiteStore:
             ).fetchall()
         return [name for (name,) in rows]
 
-    def create_relay(self, name: str, start: Literal["earliest", "latest"]) -> None:
-        """Make a relay name that begins at the first retained message or after the last one."""
+    def create_relay(self, name: str, start: Literal["earliest", "latest"] | datetime) -> None:
+        """Make a relay name."""
         check_name("relay", name)
         with self._transaction() as connection:
             if name in self.relays():
                 raise ConfigurationError(f"there is a relay called {name!r} already")
+            after, starts_at = self._beginning(connection, start)
             # An epoch of a relay of this name that was forgotten must not come again while its
             # process runs.
             connection.execute(
-                f"""insert into {self._names["outbox_cursor"]} (relay, lane, after_seq, epoch)
-                    values (?, 'default', ?, ?)""",
-                (name, 0 if start == "earliest" else int(self.horizon()), time.time_ns() // 10**6),
+                f"""insert into {self._names["outbox_cursor"]}
+                           (relay, lane, after_seq, epoch, starts_at)
+                    values (?, 'default', ?, ?, ?)""",
+                (name, after, time.time_ns() // 10**6, starts_at),
             )
+
+    def _beginning(
+        self, connection: sqlite3.Connection, start: Literal["earliest", "latest"] | datetime
+    ) -> tuple[int, float | None]:
+        """Return the number to begin after, and the time from which on messages are asked for."""
+        if start == "earliest":
+            return 0, None
+        if start == "latest":
+            return int(self.horizon()), time.time()
+        if start.timestamp() > time.time():
+            raise ConfigurationError(f"{start.isoformat()} is later than this machine's clock")
+        (after,) = connection.execute(
+            f"select min(seq) - 1 from {self._names['outbox_message']} where created_at >= ?",
+            (start.timestamp(),),
+        ).fetchone()
+        return int(self.horizon()) if after is None else after, start.timestamp()
 
     def forget_relay(self, name: str) -> None:
         """Drop a relay name and its progress."""

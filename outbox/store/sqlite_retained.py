@@ -31,24 +31,28 @@ class SQLiteRetainedLog(SQLiteStore):
     def reach(self, relay: str) -> Reach:
         """Return how far a relay name is now."""
         rows = self._rows(
-            f"""select cluster_id, after_seq from {self._names["outbox_cursor"]} where relay = ?""",
+            f"""select cluster_id, after_seq, starts_at
+                  from {self._names["outbox_cursor"]} where relay = ?""",
             relay,
         )
         if not rows:
             raise ConfigurationError(unknown_relay(relay))
-        return Reach(relay, rows[0][0], rows[0][1])
+        return Reach(relay, rows[0][0], rows[0][1:])
 
     def entries(self, reach: Reach, after: int, limit: int) -> list[Entry]:
         """Return the next messages behind the number `after`."""
+        done, starts_at = reach.cursor
         rows = self._rows(
             f"""select m.seq, m.id, m.topic, m.key, m.payload is null, m.created_at,
-                       case when m.seq > ? then {Standing.WAITING:d}
+                       case when m.created_at < ? then {Standing.EARLIER:d}
+                            when m.seq > ? then {Standing.WAITING:d}
                             when exists (select 1 from {self._names["outbox_held"]} as h
                                           where h.relay = ? and h.seq = m.seq)
                             then {Standing.HELD:d} else {Standing.DELIVERED:d} end
                   from {self._names["outbox_message"]} as m
                  where m.seq > ? order by m.seq limit ?""",
-            reach.cursor,
+            starts_at,
+            done,
             reach.relay,
             after,
             limit,

@@ -440,3 +440,15 @@ def test_another_cluster_than_the_relays_is_refused(any_world: World) -> None:
 
     with pytest.raises(ConfigurationError, match="publishes to Kafka cluster 'another'"):
         any_world.verify()
+
+
+def test_what_was_written_before_a_relay_name_began_is_not_missing(any_world: World) -> None:
+    any_world.write("a", "b")
+    any_world.kit.age(3600)
+    any_world.kit.store().create_relay("audit", "latest")
+    any_world.write("c")
+    any_world.send(relay="audit")
+
+    topic = any_world.verdict(relay="audit")
+
+    assert (topic.faults, topic.found, topic.earlier) == (0, 1, 2)

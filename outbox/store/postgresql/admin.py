@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from dataclasses import asdict
+from typing import cast
 
 import psycopg
 
@@ -17,6 +18,7 @@ from outbox.store.base import (
     Slice,
     unknown_relay,
 )
+from outbox.store.postgresql.beginning import Start, beginning, bound_of_later
 from outbox.store.postgresql.rotation import Rotation
 from outbox.store.postgresql.session import BY_INDEX, Session
 from outbox.version import __version__
@@ -272,31 +274,33 @@ class PostgreSQLAdmin:
             ).fetchall()
         return [name for (name,) in rows]
 
-    def create_relay(self, name: str, start: Literal["earliest", "latest"]) -> None:
-        """Make a relay name that begins at the first retained message or after the last one."""
+    def create_relay(self, name: str, start: Start) -> None:
+        """Make a relay name."""
         check_name("relay", name)
-        # Floor 0 is always right and only slow; plans raise it by themselves. The numbers begin at
-        # the time in milliseconds: a relay of this name may have been forgotten, whose epoch must
-        # not come again while its process runs, nor its positions as those of other messages.
-        snapshot = "'3:3:'::pg_snapshot" if start == "earliest" else "pg_current_snapshot()"
+        bound = bound_of_later(self.session, self._names)
+        # The numbers begin at the time in milliseconds: a relay of this name may have been
+        # forgotten, whose epoch must not come again while its process runs, nor its positions as
+        # those of other messages.
         with self.session.durable() as connection:
+            first = beginning(connection, self._names, start, bound)
             try:
                 connection.execute(
-                    f"""insert into {self._names["outbox_cursor"]} (relay, lane, plan_no, epoch)
-                        select %s, 'default', now, now
+                    f"""insert into {self._names["outbox_cursor"]}
+                               (relay, lane, plan_no, epoch, starts_at)
+                        select %s, 'default', now, now, %s
                           from (select (extract(epoch from clock_timestamp()) * 1000)::bigint)
                                as clock (now)""",
-                    (name,),
+                    (name, first.starts_at),
                 )
             except psycopg.errors.UniqueViolation as error:
                 raise ConfigurationError(f"there is a relay called {name!r} already") from error
             connection.execute(
                 f"""insert into {self._names["outbox_plan"]}
                        (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor)
-                    select relay, lane, plan_no, epoch, s, 0, s, 0, 0
-                      from {self._names["outbox_cursor"]}, (select {snapshot} as s) as now
-                     where relay = %s""",
-                (name,),
+                    select relay, lane, plan_no, epoch, %(last)s::pg_snapshot, %(floor)s::bigint,
+                           %(target)s::pg_snapshot, %(target_floor)s::bigint, %(next_floor)s::bigint
+                      from {self._names["outbox_cursor"]} where relay = %(relay)s""",
+                {"relay": name, **asdict(first)},
             )
 
     def forget_relay(self, name: str) -> None:

@@ -28,26 +28,25 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
     def reach(self, relay: str) -> Reach:
         """Return how far a relay name is now."""
         with self.session.translated() as connection:
-            row = connection.execute(
-                f"""select c.cluster_id, c.after_seq, p.last::text, p.target::text,
+            rows = connection.execute(
+                f"""select c.cluster_id, c.starts_at, c.after_seq, p.last::text, p.target::text,
                            c.xmin::text = (c.written_by::text::numeric %% 4294967296)::text
                              and p.last is not null
                       from {self._names["outbox_cursor"]} as c
                       left join {self._names["outbox_plan"]} as p using (relay, lane, plan_no)
-                     where c.relay = %s""",
+                     where c.relay = %s order by c.lane""",
                 (relay,),
-            ).fetchone()
-        if row is None:
+            ).fetchall()
+        if not rows:
             raise ConfigurationError(unknown_relay(relay))
-        cluster_id, after_seq, last, target, native = cast(
-            "tuple[str | None, int, str, str, bool]", row
-        )
+        cluster_id, starts_at, after_seq, last, target, native = rows[0]
         if not native:
             raise LogInconsistent(
                 f"the cursor of relay {relay!r} was restored from a dump or copied, so nobody knows"
                 " what it has delivered. Run `outbox-relay migrate --rebase`"
             )
-        return Reach(relay, cluster_id, {"last": last, "target": target, "done": after_seq})
+        cursor = {"last": last, "target": target, "done": after_seq, "starts_at": starts_at}
+        return Reach(relay, cluster_id, cursor)
 
     def entries(self, reach: Reach, after: int, limit: int) -> list[Entry]:
         """Return the next messages behind the number `after`."""
@@ -69,7 +68,8 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
         return f"""
             select m.seq, uuid_send(m.id), m.topic, m.key, m.payload is null,
                    extract(epoch from m.created_at)::float8,
-                   case when not ({delivered}) then {Standing.WAITING:d}
+                   case when m.created_at < %(starts_at)s::timestamptz then {Standing.EARLIER:d}
+                        when not ({delivered}) then {Standing.WAITING:d}
                         when {held} then {Standing.HELD:d}
                         else {Standing.DELIVERED:d} end
               from {self._names["outbox_message"]} as m
