@@ -31,6 +31,11 @@ class Polling:
         """Wait for `stop` alone."""
         return stop.wait(seconds)
 
+    def __enter__(self) -> Polling:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
 
 def rest(
     waker: Waker, stop: threading.Event, seconds: float, keep: Callable[[], None], every_s: float
