@@ -111,7 +111,7 @@ class Relay:
             self._give_up_if_stalled(term)
             read += step.read
             delivered += step.delivered
-            if not step.read and not term.in_flight:
+            if step.idle and not term.in_flight:
                 break
         if term.unsaved:
             term.save()
@@ -194,7 +194,8 @@ class Relay:
                 continue
             if not term.in_flight:
                 every_s = self._settings.lease_s / 4
-                rest(self._waker, stop, wait_s, lambda: self._note(term, Step()), every_s)
+                due_s = self._scheduler.due_in_s()
+                rest(self._waker, stop, wait_s, lambda: self._note(term, Step()), every_s, due_s)
             wait_s = min(wait_s * _WAIT_GROWTH, self._settings.poll_interval_s)
 
     def _reached(self, goal: _Goal, *, at_once: bool = True) -> bool:
