@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -38,13 +39,18 @@ class Polling:
 
 
 def rest(
-    waker: Waker, stop: threading.Event, seconds: float, keep: Callable[[], None], every_s: float
+    waker: Waker,
+    stop: threading.Event,
+    seconds: float,
+    keep: Callable[[], None],
+    every_s: float,
+    due_s: float = math.inf,
 ) -> None:
-    """Wait until it is time to look at the log again.
+    """Wait until it is time to look at the log again, or something is due, in `due_s` seconds.
 
     Calls `keep` every `every_s` seconds: a lease ends sooner than a long poll interval.
     """
-    left = waker.patience_s(seconds)
+    left = min(waker.patience_s(seconds), due_s)
     while not waker.wait(stop, min(left, every_s)):
         left -= every_s
         if left <= 0:

@@ -100,7 +100,8 @@ class Notifier:
 
     def _note_statement(self, connection: Any, _: object, statement: str, *more: object) -> None:  # noqa: ARG002 - SQLAlchemy's signature
         self._wake_for(connection.info)  # of the transaction before, on the same connection
-        if "outbox_message" in statement:
+        # What waits is written beside the log, and may be due before the next look.
+        if "outbox_message" in statement or "outbox_scheduled" in statement:
             connection.info[_WRITTEN] = True
 
     def _wake_for(self, info: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from outbox.database import DatabaseUrl
 from outbox.publishers.memory import MemoryPublisher, PublishedMessage
 from outbox.relay.relay import Pass, Relay
 from outbox.relay.settings import RelaySettings
+from outbox.relay.waking import Polling, Waker
 from outbox.writer.outbox import Outbox
 from tests.conformance.schedule_suite import epoch, insert, move_all, now, schedule_rows, waiting
 from tests.conformance.store_kit import StoreKit
@@ -45,7 +46,12 @@ def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreKit]:
 
 @contextmanager
 def relaying(
-    kit: StoreKit, make: Callable[[], Any] = MemoryPublisher, *, drain: bool = False, **more: Any
+    kit: StoreKit,
+    make: Callable[[], Any],
+    *,
+    drain: bool = False,
+    waker: Waker | None = None,
+    **more: Any,
 ) -> Iterator[threading.Thread]:
     """Run a relay in a thread."""
     stop = threading.Event()
@@ -53,7 +59,7 @@ def relaying(
 
     def run() -> None:
         # SQLite wants its connections used in the thread that made them.
-        relay = Relay(kit.unconnected(), make, settings)
+        relay = Relay(kit.unconnected(), make, settings, waker=waker)
         relay.run(stop, drain=drain)
 
     thread = threading.Thread(target=run)
@@ -84,6 +90,36 @@ def test_what_is_due_in_a_moment_is_sent_then_and_not_before(kit: StoreKit) -> N
         )
     )
     assert all(-0.001 <= moved[key] - due[key] <= POLL_S + BUSY_S for key in due)
+
+
+class Bell(Polling):
+    """Waits for an hour, or until it is rung."""
+
+    def __init__(self) -> None:
+        self.rung = threading.Event()
+
+    def patience_s(self, _: float) -> float:
+        return 3600.0
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:
+        woken = self.rung.wait(min(seconds, 0.5)) or stop.is_set()
+        self.rung.clear()
+        return woken
+
+
+def test_a_relay_that_waits_to_be_woken_rests_until_something_is_due(kit: StoreKit) -> None:
+    published: list[PublishedMessage] = []
+    bell = Bell()
+    with relaying(kit, lambda: MemoryPublisher(published), waker=bell, lease_s=2.0):
+        # Given a relay that would rest for an hour
+        kit.commit("first")
+        bell.rung.set()
+        wait_until(lambda: len(published) == 1, what="the first message")
+        # When it is told of a message that is due in a moment
+        schedule_rows(kit, ("second", 0.6))
+        bell.rung.set()
+        # Then it sends it without being told again
+        wait_until(lambda: len(published) == 2, what="the message that was due", timeout=10)
 
 
 def test_one_pass_sends_what_is_due(kit: StoreKit) -> None:
