@@ -45,11 +45,13 @@ class Timetable:
         self._start: Point | None = None
 
     def is_time(self, now: float) -> bool:
-        """Return whether to look."""
+        """Return whether to look. Who asks too early has a reason, and should ask again."""
+        if now < self._next_at:
+            self._due_at = min(self._due_at, self._next_at)
         return now >= self._next_at
 
     def due_in_s(self, now: float) -> float:
-        """Return when something is due that is known of, in seconds from now."""
+        """Return in how many seconds something is due, as far as is known, or to be looked for."""
         return max(self._due_at - now, 0.0)
 
     def start(self, now: float) -> Point | None:

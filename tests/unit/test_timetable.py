@@ -52,6 +52,13 @@ def test_a_relay_may_rest_until_something_is_due(agenda: Agenda, rest_s: float) 
     assert timetable.due_in_s(10.0) == rest_s
 
 
+def test_who_was_woken_too_early_for_a_look_rests_until_it_is_time() -> None:
+    timetable = Timetable(0.05)
+    looked(timetable, EMPTY, 10.0)
+    assert not timetable.is_time(10.01)
+    assert timetable.due_in_s(10.01) == pytest.approx(0.04)
+
+
 def test_looks_that_are_cheap_are_at_everything() -> None:
     timetable = Timetable(0.05)
     looked(timetable, EMPTY, 10.0, took=0.0005)
