@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from outbox.record import DeliveryMode, Mark, Page, Position
-from outbox.store.scheduling import Schedule
+from outbox.store.scheduling import Schedule, ScheduleAdmin
 
 if TYPE_CHECKING:
     from outbox.store.held import HeldStore
@@ -191,6 +191,9 @@ class StoreAdmin(Protocol):
 
     def blockers(self) -> list[Blocker]:
         """Return the transactions that hold messages, oldest first."""
+
+    def schedule(self) -> ScheduleAdmin:
+        """Return what waits for its time or a condition. Forget it with the connection."""
 
     def relays(self) -> list[str]:
         """Return the relay names."""
