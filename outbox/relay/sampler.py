@@ -109,6 +109,7 @@ class Sampler:
             transactions[blocker.kind] = (*ages, blocker.age_seconds)
         lanes, self._mark = store.other_lanes(self._mark)
         self._warn(lanes)
+        waits = store.schedule().status()
         return Sample(
             taken_at=time.time(),
             lane=self._lane,
@@ -119,6 +120,9 @@ class Sampler:
             log_bytes=store.log_bytes(),
             transactions=transactions,
             other_lanes=lanes,
+            scheduled=waits.scheduled,
+            waiting=waits.waiting,
+            overdue_s=max(-(waits.next_due_seconds or 0.0), 0.0),
         )
 
     def _warn(self, lanes: dict[str, int]) -> None:
