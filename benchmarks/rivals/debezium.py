@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def running(url: str, bootstrap: str, arguments: argparse.Namespace) -> Iterator[Measure]:
+def running(
+    url: str, bootstrap: str, messages: int, arguments: argparse.Namespace
+) -> Iterator[Measure]:
     """Start Kafka Connect, warm it up, and yield what measures one drain."""
     with ExitStack() as stack:
         connection = stack.enter_context(psycopg.connect(url, autocommit=True))
@@ -93,7 +95,7 @@ def running(url: str, bootstrap: str, arguments: argparse.Namespace) -> Iterator
         source = Source(connect, connection, bootstrap, arguments.rows_per_transaction)
         if arguments.warm_up:
             source.drained(arguments.warm_up)
-        yield lambda: source.drained(arguments.messages)
+        yield lambda: source.drained(messages)
 
 
 def _connector(url: str) -> dict[str, str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import shutil
 import tempfile
@@ -72,7 +73,7 @@ def main() -> None:
         "B4",
         "Watermill's forwarder",
         None,
-        lambda url, bootstrap: draining(url, bootstrap, arguments.messages, arguments.batch),
+        functools.partial(draining, batch=arguments.batch),
         {**versions(), "batch": arguments.batch},
     )
     run(drain, arguments)
