@@ -33,7 +33,7 @@ def main() -> None:
     names = ("workers", "batch_size", "delete_at_once")
     settings = {name: getattr(arguments, name) for name in names}
     package = PythonPackage("faststream_outbox", FILL, settings)
-    run(Drain("B3", "faststream-outbox", None, package.fetched, package.conditions), arguments)
+    run(Drain("B3f", "faststream-outbox", None, package.fetched, package.conditions), arguments)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     drain = Drain(
-        "B4",
+        "B4w",
         "Watermill's forwarder",
         None,
         functools.partial(draining, batch=arguments.batch),
