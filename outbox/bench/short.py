@@ -14,6 +14,7 @@ from outbox.bench.latency import Load, OurPipeline, Pipeline, Seen, Write, under
 from outbox.bench.place import Place, Servers, place
 from outbox.bench.relay_process import relay_process
 from outbox.bench.result import Repetition, Row
+from outbox.errors import BrokerUnavailable, DatabaseUnavailable, OutboxError
 from outbox.record import DeliveryMode
 
 Part = Literal["drain", "latency", "add"]
@@ -54,7 +55,10 @@ def measure(
     Raises ConfigurationError where rights are missing or there is no real broker, OutboxError when
     not every message arrived, DatabaseUnavailable, BrokerUnavailable.
     """
-    with place(servers, sizes.partitions, say, replication=sizes.replication) as made:
+    with (
+        _translated(),
+        place(servers, sizes.partitions, say, replication=sizes.replication) as made,
+    ):
         say(f"measuring in the schema {made.schema} and the topic {made.topic}")
         rows: list[Row] = []
         for part in parts:
@@ -63,6 +67,26 @@ def measure(
         # Goals are those of one machine that holds everything; a network makes others.
         without_goals = [replace(row, goal=None) for row in rows]
         return Findings(conditions(made), without_goals)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn errors of the drivers into ours."""
+    from confluent_kafka import KafkaException
+    from psycopg import Error, OperationalError
+
+    try:
+        yield
+    except OperationalError as error:
+        raise DatabaseUnavailable(f"the database has failed: {_line(error)}") from error
+    except Error as error:
+        raise OutboxError(f"the database refuses what this needs: {_line(error)}") from error
+    except KafkaException as error:
+        raise BrokerUnavailable(f"Kafka has failed: {error.args[0].str()}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _drain(made: Place, sizes: Sizes, delivery: DeliveryMode) -> list[Row]:

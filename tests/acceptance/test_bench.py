@@ -204,7 +204,7 @@ def test_what_a_killed_run_left_the_next_one_removes(
 
 def test_what_belongs_to_a_run_that_goes_on_stays(bench: Bench) -> None:
     # Given
-    with bench.start(*ENDLESS):
+    with bench.start(*ENDLESS) as running:
         before = bench.everything()
 
         # When
@@ -214,11 +214,13 @@ def test_what_belongs_to_a_run_that_goes_on_stays(bench: Bench) -> None:
         assert done.code == 0, done.err
         assert "earlier run" not in done.err
         assert bench.everything() == before
+        running.signal(signal.SIGTERM)
+        running.wait()
 
 
 def test_what_a_run_left_on_another_cluster_is_told_and_stays(bench: Bench) -> None:
     # Given
-    mark = json.dumps({"owner": "?", "backend": "?", "cluster": "another", "topic": "lost"})
+    mark = json.dumps({"owner": "?", "session": "?", "cluster": "another", "topic": "lost"})
     bench.execute("create schema left_over")
     comment = psycopg.sql.SQL("comment on schema left_over is {}")
     bench.execute(comment.format(psycopg.sql.Literal(MARK + mark)))
