@@ -18,6 +18,7 @@ from typing import LiteralString, NamedTuple
 
 import psycopg
 
+WRITERS = 4
 PAUSE_S = 0.01
 ROLLED_BACK_OF = 4
 
@@ -54,12 +55,13 @@ class Books:
 
 
 @contextmanager
-def writing(url: str, topic: str, keys: Sequence[str], *, writers: int = 4) -> Iterator[Books]:
+def writing(url: str, topic: str, keys: Sequence[str]) -> Iterator[Books]:
     """Let writers commit, and roll back one transaction of four, whatever becomes of the server."""
     books = Books()
     stop = threading.Event()
     arguments = url, topic, itertools.cycle(keys), books, stop
-    threads = [threading.Thread(target=_write, args=arguments) for _ in range(writers)]
+    # Daemons: without its standby a synchronous primary lets nobody end.
+    threads = [threading.Thread(target=_write, args=arguments, daemon=True) for _ in range(WRITERS)]
     for thread in threads:
         thread.start()
     try:
@@ -67,7 +69,7 @@ def writing(url: str, topic: str, keys: Sequence[str], *, writers: int = 4) -> I
     finally:
         stop.set()
         for thread in threads:
-            thread.join()
+            thread.join(30)
 
 
 def _write(url: str, topic: str, keys: Iterator[str], books: Books, stop: threading.Event) -> None:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.acceptance import relay_process
-from tests.acceptance.failing_over import Books, Outcome, Sent, examine, writing
+from tests.acceptance.failing_over import WRITERS, Books, Outcome, Sent, examine, writing
 from tests.acceptance.relay_process import KEYS
 from tests.servers.replication import Standby
 from tests.waiting import wait_until
@@ -38,6 +38,18 @@ class Pair:
         with psycopg.connect(self.primary.url("postgres"), autocommit=True) as connection:
             connection.execute(statement)
             connection.execute("select pg_reload_conf()")
+
+    def all_wait_for_the_standby(self) -> None:
+        """Wait until every writer waits: for the standby, or for a row that such a one has."""
+        with psycopg.connect(self.primary.url("postgres"), autocommit=True) as connection:
+            waiting = """select count(*) >= %s and bool_or(wait_event = 'SyncRep')
+                           from pg_stat_activity
+                          where query ~ 'counter|^COMMIT' and state = 'active'
+                            and wait_event_type in ('IPC', 'Lock')"""
+            wait_until(
+                lambda: connection.execute(waiting, [WRITERS]).fetchone() == (True,),
+                what="every writer to wait for the standby",
+            )
 
     def log(self) -> list[Sent]:
         """Return what the log holds, in its order."""
@@ -90,9 +102,13 @@ def test_a_failover_to_a_synchronous_standby_loses_and_reorders_nothing(
     keys = [f"k{number}" for number in range(1, KEYS + 1)]
     with writing(pair.scene.url, pair.scene.topic, keys) as books:
         more_confirmed(books)
+        # And a standby that is away for a while, so that all of them wait for it
+        pair.standby.stop()
+        pair.all_wait_for_the_standby()
         # When the primary dies without a word, and the standby takes its place
         pair.primary.kill()
         before = books.confirmed | books.unsure
+        pair.standby.start()
         pair.standby.promote()
         # Then both go on by themselves
         goes_on(pair, books)
