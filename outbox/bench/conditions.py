@@ -8,7 +8,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, LiteralString, cast
 
-from outbox.bench.process import is_pooled
+from outbox.bench.process import is_local_server, is_pooled
 from outbox.version import __version__
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def database_conditions(connection: psycopg.Connection) -> dict[str, object]:
         "postgresql": version.split()[0],
         **dict(settings),
         "pooler": is_pooled(connection),
+        "database_on_this_machine": is_local_server(connection),
         "round_trip_ms": round(_round_trip_s(connection) * 1_000, 3),
     }
 

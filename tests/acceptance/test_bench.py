@@ -270,6 +270,13 @@ def test_a_mock_cluster_is_refused(bench: Bench) -> None:
     assert bench.schemas() == before
 
 
+def test_what_librdkafka_does_not_take_is_refused_before_anything_is_made(bench: Bench) -> None:
+    done = bench("-X", "linger.minutes=1")
+    assert (done.code, done.out) == (78, "")
+    assert "linger.minutes" in done.err
+    assert BEGUN not in done.err
+
+
 def test_servers_that_are_away_are_given_up(bench: Bench) -> None:
     away = "127.0.0.1:1"
     no_kafka = bench("--connect-timeout", "1", OUTBOX_KAFKA_BOOTSTRAP_SERVERS=away)
