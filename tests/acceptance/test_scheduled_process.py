@@ -8,7 +8,9 @@ import psycopg
 import pytest
 
 from tests.acceptance.relay_process import Scene
+from tests.servers.availability import require
 from tests.servers.kafka import KafkaCluster
+from tests.servers.pgbouncer import PgBouncer
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.kafka]
@@ -70,3 +72,22 @@ def test_relays_killed_while_they_move_lose_nothing_and_move_nothing_twice(fragi
     assert rows == messages == 1500 * len(fragile.committed())
     findings = fragile.verdict()
     assert findings.faults == 0, findings
+
+
+def test_two_relay_names_move_through_a_pooler_in_transaction_mode(scene: Scene) -> None:
+    # Given two relay names of one log, which share the work behind a pooler
+    assert scene.commands("relays", "create", "second", "--from", "latest").code == 0
+    with require(lambda: PgBouncer(scene.url)) as pooler:
+        scene.commands.variables["OUTBOX_DATABASE_URL"] = pooler.url
+        scene.holder()
+        scene.holder("--name", "second")
+        # When messages become due
+        schedule(scene, each=500)
+        wait_until(
+            lambda: not scene.query("select from outbox_scheduled limit 1"),
+            what="the schedule to end",
+        )
+        scene.wait_until_delivered()
+    # Then each was moved once
+    ((rows, messages),) = scene.query("select count(*), count(distinct id) from outbox_message")
+    assert rows == messages == 500 * len(scene.committed())
