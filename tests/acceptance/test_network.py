@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.kafka, pytest.mark.postgresql]
 
 #: All that was written meanwhile is delivered so many seconds after the network's recovery, on a
-#: machine that is busy with other tests too. Seen on one that is not: 1 s, and 6 s where the network
-#: had swallowed what Kafka's client still waits for.
+#: machine that is busy with other tests too. Seen on one that is not: 1 s, and 6 s where the
+#: network had swallowed what Kafka's client still waits for.
 RECOVERY_S = 40.0
 
 #: The same for what is said of a network that swallows everything; seen: 5.2 s.
