@@ -144,19 +144,22 @@ class Ledger:
 
         The cast makes it a column of integers, without which no index on it would be used.
         Of the records of a message `nth` is 1 for the first one, and `places` how many of them have
-        a position.
+        a position. Within a partition the first is the one with the lowest offset: what a frozen
+        producer sends late is stamped with the time before. Between partitions, where messages
+        without a key may come again, there is nothing but the stamps.
         """
         number = self._topics[topic]
         self._db.execute(
             """create table seen as
-               select *, row_number() over (partition by message order by at, off) as nth,
+               select *, row_number() over (partition by message order by came, part, off) as nth,
                       count(stream) over (partition by message) as places
-                 from (select r.*, cast(coalesce(
-                           (select m.seq from message as m
-                             where m.seq = r.seq and m.id = r.id and m.topic = ?),
-                           (select min(m.seq) from message as m
-                             where m.topic = ? and m.id = r.id)) as integer) as message
-                         from record as r)""",
+                 from (select *, min(at) over (partition by message, part) as came
+                         from (select r.*, cast(coalesce(
+                                   (select m.seq from message as m
+                                     where m.seq = r.seq and m.id = r.id and m.topic = ?),
+                                   (select min(m.seq) from message as m
+                                     where m.topic = ? and m.id = r.id)) as integer) as message
+                                 from record as r))""",
             (number, number),
         )
         self._db.execute("create index seen_message on seen (message)")

@@ -70,6 +70,24 @@ def test_twice_as_many_messages_take_about_twice_as_long() -> None:
     assert _steps(8_000) < 3 * _steps(4_000)
 
 
+def test_what_a_frozen_producer_sends_late_is_not_what_came_first(ledger: Ledger) -> None:
+    # Given messages that a successor sent, and that a frozen relay sent with older stamps
+    ids = [bytes([seq]) * 16 for seq in range(4)]
+    ledger.add_entries(
+        Entry(seq, ids[seq], "t", "k", False, float(seq), Standing.DELIVERED) for seq in (1, 2, 3)
+    )
+    ledger.topics()
+    ledger.begin_topic()
+    ledger.add_records(
+        (stamp, Occurrence(0, offset, ids[seq], 0, 1, seq))
+        for offset, (seq, stamp) in enumerate([(1, 50), (2, 51), (3, 52), (1, 10), (2, 11)])
+    )
+    ledger.match("t")
+
+    # Then the order is that of the successor, and the late ones are out of the row
+    assert _judge(ledger) == [0, 0, 2, 0, 0]
+
+
 def test_the_file_is_gone_afterwards(ledger: Ledger) -> None:
     import pathlib
 
