@@ -80,7 +80,7 @@ def _rows(
     return [
         *row("latency p50", "ms", lambda seen: seen.p50_ms),
         *row("latency p99", "ms", lambda seen: seen.p99_ms),
-        *row("processor", "cores", lambda seen: seen.cores),
+        *row("processor time", "µs/message", lambda seen: seen.cpu_us),
     ]
 
 

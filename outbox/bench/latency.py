@@ -65,28 +65,30 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What came of a load. `rate`: what the writers reached. `cores`: None where unknown."""
+    """What came of a load. `rate`: what the writers reached.
+
+    `cpu_us`: the processor time of the pipeline for each message, None where that is unknown.
+    """
 
     p50_ms: float
     p99_ms: float
     rate: float
-    cores: float | None
+    cpu_us: float | None
 
 
 def under_load(pipeline: Pipeline, broker: Broker, load: Load) -> Seen:
     """Write at a steady rate and return how long messages took."""
     with broker.reading(pipeline.topic) as consumer, _Writers(pipeline, load) as writers:
         delays = _Delays(load)
-        used, began = cpu_seconds(pipeline.pids()), time.perf_counter()
+        before = cpu_seconds(pipeline.pids())
         writers.start()
         delays.take_from(consumer, writers)
-        used_then, ended = cpu_seconds(pipeline.pids()), time.perf_counter()
-    known = used is not None and used_then is not None
+        after = cpu_seconds(pipeline.pids())
     return Seen(
         percentile(delays.counted, 0.5) / 1e6,
         percentile(delays.counted, 0.99) / 1e6,
         load.count / writers.took_s,
-        ((used_then or 0.0) - (used or 0.0)) / (ended - began) if known else None,
+        None if before is None or after is None else (after - before) / load.count * 1e6,
     )
 
 

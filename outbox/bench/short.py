@@ -138,7 +138,7 @@ def unreached(rows: Sequence[Row], rate: int) -> str | None:
 
 def _seen_row(what: str, pairs: Sequence[tuple[Seen, Seen]], of: Callable[[Seen], float]) -> Row:
     found = [
-        Repetition(of(ours), of(theirs), {_REACHED: ours.rate, "cores": ours.cores})
+        Repetition(of(ours), of(theirs), {_REACHED: ours.rate, "cpu_us": ours.cpu_us})
         for ours, theirs in pairs
     ]
     return Row("B4", what, "ms", _DIRECT, found)

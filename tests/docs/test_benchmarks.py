@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,21 @@ def test_every_benchmark_has_a_program_that_the_readme_tells() -> None:
         path = ROOT / "benchmarks" / f"{each.module.replace('.', '/')}.py"
         assert path.exists()
         assert f"python -m benchmarks.{each.module}`" in told
+
+
+@pytest.mark.parametrize("module", [each.module for each in BENCHMARKS])
+def test_every_program_can_be_imported_and_takes_the_options_of_a_quick_run(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = importlib.import_module(f"benchmarks.{module}")
+    monkeypatch.setattr("sys.argv", [module, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    (quick,) = [each.quick for each in BENCHMARKS if each.module == module]
+    assert [option for option in quick if option.partition("=")[0] not in told] == []
+    assert "--json" in told
 
 
 # The check itself
