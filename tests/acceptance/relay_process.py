@@ -19,6 +19,7 @@ from outbox.store.opening import open_store
 from tests.acceptance.command import Commands, Running
 from tests.acceptance.topic_check import Findings, Occurrence, examine
 from tests.servers.kafka_topics import KafkaServer
+from tests.verify.world import compared
 from tests.waiting import wait_until
 
 KEYS = 7
@@ -134,8 +135,20 @@ class Scene:
         ]
 
     def verdict(self) -> Findings:
-        """Compare the topic with what is committed."""
-        return examine(self.topic_now(), self.committed())
+        """Compare the topic with what is committed, by the numbers, and as `verify` does."""
+        findings = examine(self.topic_now(), self.committed())
+        url = DatabaseUrl.parse(self.url)
+        (judged,) = compared(url, self.kafka, relay="default", topics=(self.topic,)).topics
+        agree = {
+            "again": judged.again == findings.repeats,
+            "unknown": bool(judged.unknown) == bool(findings.phantoms),
+            "order": bool(judged.out_of_order) == bool(findings.reordered),
+            "position": not judged.misplaced,
+            # What is not saved yet, or held, is for the numbers alone to tell.
+            "missing": bool(judged.waiting or judged.held) or judged.missing == findings.lost,
+        }
+        assert all(agree.values()), (agree, judged, findings)
+        return findings
 
 
 @contextmanager

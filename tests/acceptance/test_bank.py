@@ -69,6 +69,7 @@ def test_the_books_agree_whatever_dies(
         messages = private_kafka.read(TOPIC)
         findings = _examine(messages, bank)
         assert findings.faults == 0, findings
+        _check_verdict(commands, findings)
         assert findings.rewinds <= bank.terms(), findings
         assert {_header(message, "id") for message in messages} == {each.id for each in made}
         _check_positions(messages)
@@ -198,6 +199,14 @@ def _examine(messages: list[Message], bank: Bank) -> Findings:
         for message in messages
     )
     return examine(occurrences, bank.numbers())
+
+
+def _check_verdict(commands: Commands, findings: Findings) -> None:
+    """Check that `verify` finds the same: a judge that is blind would be of no use."""
+    (judged,) = commands("verify", "--json").json["topics"]
+    assert (judged["found"], judged["again"]) == (findings.committed, findings.repeats)
+    for fault in ("missing", "out_of_order", "misplaced", "unknown", "foreign", "waiting"):
+        assert judged[fault] == 0, judged
 
 
 def _header(message: Message, name: str) -> str:

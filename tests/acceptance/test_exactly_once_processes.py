@@ -19,12 +19,14 @@ from tests.servers.process import process_state
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    from tests.acceptance.command import Running
     from tests.acceptance.relay_process import Scene
+    from tests.servers.kafka import KafkaCluster
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgresql]
 
 EXACTLY = ("--delivery", "exactly-once")
-SHORT = ("--lease", "2")
+SHORT, LONG = ("--lease", "2"), ("--lease", "60")
 
 #: More take longer: `OUTBOX_TEST_KILLS=50` takes about a minute.
 KILLS = int(os.environ.get("OUTBOX_TEST_KILLS", "10"))
@@ -80,52 +82,59 @@ def _wait_until_relaying(scene: Scene, term: int) -> None:
     )
 
 
-def test_a_zombie_is_fenced_says_so_and_adds_nothing(scene: Scene) -> None:
-    with scene.flow():
-        # Given a relay that is frozen in the middle of its work
-        zombie = scene.holder(*EXACTLY, *SHORT)
-        scene.wait_until_delivered()
-        scene.write(each=2_000)
-        wait_until_planned(scene)
-        zombie.signal(signal.SIGSTOP)
-        wait_until(lambda: process_state(zombie.process.pid)[0] == "T", what="the frozen state")
+def test_a_zombie_is_fenced_says_so_and_adds_nothing(fragile: Scene, broker: KafkaCluster) -> None:
+    with fragile.flow():
+        # Given a relay that is frozen while a transaction of its own ends
+        zombie = fragile.holder(*EXACTLY, *SHORT)
+        _freeze_in_a_commit(fragile, broker, zombie)
         # And another that took over, although the frozen one lives
-        successor = scene.holder(*EXACTLY, *SHORT)
-        scene.wait_until_delivered()
+        successor = fragile.holder(*EXACTLY, *SHORT)
+        fragile.wait_until_delivered()
         # When the first one wakes up
         zombie.signal(signal.SIGCONT)
         # Then it says that its time is over, and waits for its turn
         zombie.says("lost the lane")
         zombie.says(STANDBY)
-        scene.wait_until_delivered()
-    scene.wait_until_delivered()
-    findings = scene.verdict()
+    fragile.wait_until_delivered()
+    findings = fragile.verdict()
     assert (findings.faults, findings.repeats) == (0, 0), findings
     assert sum(HOLDS in line for line in successor.lines) == 1
 
 
-def test_a_relay_that_kafka_fences_says_so_and_goes_on_standby(scene: Scene) -> None:
-    # Given a relay that believes it has the lane, while the database gave it to another one
-    first = scene.holder(*EXACTLY, "--lease", "60")
-    scene.write()
-    scene.wait_until_delivered()
-    first.signal(signal.SIGSTOP)
-    wait_until(lambda: process_state(first.process.pid)[0] == "T", what="the frozen state")
-    scene.query(
+def test_a_relay_that_kafka_fences_says_so_and_goes_on_standby(
+    fragile: Scene, broker: KafkaCluster
+) -> None:
+    # Given a frozen relay whose lease still lasts by its own clock, although another has the lane
+    first = fragile.holder(*EXACTLY, *LONG)
+    _freeze_in_a_commit(fragile, broker, first)
+    fragile.query(
         "update outbox_cursor set owner = null, lease_until = null,"
         " written_by = pg_current_xact_id()"
     )
-    second = scene.holder(*EXACTLY, "--lease", "60")
+    second = fragile.holder(*EXACTLY, *LONG)
+    fragile.wait_until_delivered()
     # When it goes on
     first.signal(signal.SIGCONT)
-    scene.write(each=100)
-    # Then it learns, at the latest from Kafka, and does not fight for the lane
+    # Then it learns it from Kafka, and does not fight for the lane
+    first.says("Kafka takes nothing more from this process")
     first.says("lost the lane")
     first.says(STANDBY)
-    scene.wait_until_delivered()
-    findings = scene.verdict()
+    fragile.write()
+    fragile.wait_until_delivered()
+    findings = fragile.verdict()
     assert (findings.faults, findings.repeats) == (0, 0), findings
     assert sum(HOLDS in line for line in second.lines) == 1
+
+
+def _freeze_in_a_commit(scene: Scene, broker: KafkaCluster, relay: Running) -> None:
+    scene.write()
+    scene.wait_until_delivered()
+    broker.pause()
+    scene.write(each=500)
+    wait_until_planned(scene)
+    relay.signal(signal.SIGSTOP)
+    wait_until(lambda: process_state(relay.process.pid)[0] == "T", what="the frozen state")
+    broker.resume()
 
 
 def test_the_next_relay_goes_on_at_least_once_where_a_killed_one_was_and_the_other_way_round(
