@@ -18,6 +18,7 @@ RELATIONS = (
     "outbox_slot",
     "outbox_cursor",
     "outbox_plan",
+    "outbox_lane",
     "outbox_process",
     "outbox_meta",
     "inbox_message",

@@ -71,6 +71,7 @@ def _relay(names: Names, role: str) -> list[str]:
         f"grant select on sequence {names['outbox_message_seq']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_cursor']} to {role}",
         f"grant select, insert, delete on {names['outbox_plan']} to {role}",
+        f"grant select, insert, update on {names['outbox_lane']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_process']} to {role}",
         f"grant select, update (log_id, timeline) on {names['outbox_meta']} to {role}",
     ]

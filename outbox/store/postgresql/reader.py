@@ -6,6 +6,7 @@ The protocol, and why each of its steps is where it is, is explained in docs/adr
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -14,16 +15,22 @@ from typing import cast
 import psycopg
 from psycopg import errors as pg
 
-from outbox.errors import DatabaseUnavailable, LogInconsistent
+from outbox.errors import DatabaseUnavailable
 from outbox.names import Names
 from outbox.record import Page, Position, Record
 from outbox.store.base import Lease, LeaseLost
+from outbox.store.lanes import Topology
+from outbox.store.postgresql.lanes import END, condition, has_sealed, read_topologies
+from outbox.store.postgresql.sequence import LAST_VALUE, check_sequence
 from outbox.store.postgresql.session import ABANDONED, BY_INDEX, BY_INDEX_AS_QUERY, Session
 from outbox.store.postgresql.snapshot import Plan, Snapshot
 
 #: Save an empty plan when the sequence is this far above the floor: an old floor makes every poll
 #: scan what came since (350,000 rows took 45 ms).
 FLOOR_DISTANCE = 10_000
+
+#: Save one also when messages of other streams alone have come since, every so many seconds.
+OTHERS_PASSED_S = 60.0
 
 _COLUMNS = (
     "seq, id::text, topic, key, payload, type, content_type, headers::text as headers, "
@@ -33,25 +40,32 @@ _SELECTED = "seq, id, topic, key, payload, type, content_type, headers, tracepar
 #: What a message weighs, in bytes. octet_length does not fetch a payload that is stored apart.
 _WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
 
-#: The last number drawn, of the sequence in `pg_sequence`. Not `select last_value`: every 32
-#: numbers nextval writes a value 32 higher into the row for a moment, for the WAL, and a plain
-#: select sees it, since it takes no lock on the page. As a floor that loses messages. The function
-#: takes the lock.
-LAST_VALUE = "coalesce(pg_sequence_last_value(seqrelid), 0)"
-
 
 class PostgreSQLReader:
     """Reads one lane during one term. Forget it with the connection."""
 
-    def __init__(self, session: Session, names: Names, lease: Lease, plans: Sequence[Plan]) -> None:
-        """`plans`: those saved and not known to be delivered, oldest first; at least one."""
+    def __init__(
+        self,
+        session: Session,
+        names: Names,
+        lease: Lease,
+        plans: Sequence[Plan],
+        topologies: Sequence[Topology],
+    ) -> None:
+        """`plans`: those saved and not known to be delivered, oldest first; at least one.
+
+        `topologies`: the lanes of every generation, the present one last.
+        """
         self._session = session
-        self._sql = Statements(names)
+        self._names = names
         self._lease = lease
+        self._lanes = StreamLanes(names, lease.lane, topologies)
         self._plan = plans[0]
+        self._sql = self._lanes.statements(self._plan.generation)
         self._saved = list(plans[1:])
         self._after = lease.position.seq
-        self._done = False
+        self._done = self._after == END
+        self._planned_at = time.monotonic()
         self._asked: _Answer | None = None
         # Ids that ran at the current target, have ended since, and left no messages: no need to
         # ask for them again at every poll. True as long as this connection lives.
@@ -73,19 +87,39 @@ class PostgreSQLReader:
             raise
         return page
 
+    @property
+    def ended(self) -> bool:
+        """Return whether the stream is none of the log's any more, and nothing of it is left."""
+        return self._done and not self._saved and not self._lanes.goes_on
+
     def _read(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> Page | None:
         while True:
             if not self._done:
                 page = self._read_on(connection, max_rows, max_bytes)
-                if page.records:
+                # An empty page says that the batch is complete, which other streams may wait for.
+                if page.records or self._done:
                     return page
+            if self.ended or not self._may_go_on(connection):
+                return None
             if not self._saved:
                 return self._read_new(connection, max_rows, max_bytes)
             self._begin(self._saved.pop(0))
 
+    def _may_go_on(self, connection: psycopg.Connection) -> bool:
+        """Return whether what comes next is not of later lanes than other streams have come to."""
+        following = self._saved[0].generation if self._saved else self._lanes.generation
+        if following == self._plan.generation:
+            return True
+        streams = self._lanes.predecessors(following)
+        return not streams or has_sealed(
+            connection, self._names, self._lease.relay, streams, following
+        )
+
     def _begin(self, plan: Plan) -> None:
         self._plan, self._after, self._done = plan, 0, False
+        self._sql = self._lanes.statements(plan.generation)
         self._fruitless.clear()
+        self._planned_at = time.monotonic()
 
     def _read_on(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> Page:
         """Read on in a plan that is saved."""
@@ -110,29 +144,69 @@ class PostgreSQLReader:
         self, connection: psycopg.Connection, max_rows: int, max_bytes: int
     ) -> Page | None:
         """Make a plan, read its first page, save the plan; in one transaction, in this order."""
-        sequence_value, snapshot = self._look(connection)
-        plan = self._plan.following(sequence_value, snapshot)
+        sequence_value, snapshot, generation = self._look(connection)
+        if generation != self._lanes.generation:
+            self._session.rollback()
+            self._learn(connection)
+            return None
+        plan = self._plan.following(sequence_value, snapshot, generation)
+        self._sql = self._lanes.statements(generation)
         late = [xid for xid in snapshot.ended_since(plan.last) if xid not in self._fruitless]
         records: list[Record] = []
         exhausted = True
         if snapshot != plan.last:
             answer = self._ask(connection, plan, late, 0, max_rows, max_bytes)
             records, exhausted = answer.page()
-        if not records and sequence_value - plan.floor <= FLOOR_DISTANCE:
+        if not records and not self._is_worth_saving(plan, sequence_value):
             self._fruitless.update(late)
             self._session.rollback()
             return None
-        self._save(connection, plan)
+        try:
+            self._save(connection, plan)
+        except pg.UniqueViolation as error:
+            self._session.rollback()
+            if not self._learn(connection):
+                raise LeaseLost(self._lease.relay) from error
+            return None
         self._begin(plan)
         return self._took(records, exhausted)
+
+    def _is_worth_saving(self, plan: Plan, sequence_value: int) -> bool:
+        """Return whether an empty plan should be saved all the same.
+
+        The messages of other streams are behind this one only once a plan of its own has passed
+        them, and until then they cannot be removed.
+        """
+        passed = sequence_value - plan.floor
+        if passed > FLOOR_DISTANCE:
+            return True
+        overdue = time.monotonic() - self._planned_at > OTHERS_PASSED_S
+        return passed > 0 and overdue and not self._lanes.has_everything
+
+    def _learn(self, connection: psycopg.Connection) -> bool:
+        """Take in a change of lanes: the plans that it wrote, after which others come.
+
+        Return whether there were any; if not, the one who wrote them is another relay.
+        """
+        self._lanes = StreamLanes(
+            self._names, self._lease.lane, read_topologies(connection, self._names)
+        )
+        known = (self._saved or [self._plan])[-1].no
+        written = read_plans(
+            connection, self._names, self._lease.relay, self._lease.lane, known + 1
+        )
+        self._saved += written
+        return bool(written) and self._lanes.generation > self._plan.generation
 
     def _took(self, records: list[Record], exhausted: bool) -> Page:
         if records:
             self._after = records[-1][0]
+        if exhausted:
+            self._after = END
         self._done = exhausted
         return Page(self._plan.no, records, Position(self._plan.no, self._after))
 
-    def _look(self, connection: psycopg.Connection) -> tuple[int, Snapshot]:
+    def _look(self, connection: psycopg.Connection) -> tuple[int, Snapshot, int]:
         """Begin the plan's transaction: first the sequence, then the snapshot.
 
         Nothing before may have given the transaction an id, so no other write belongs in here. A
@@ -144,11 +218,11 @@ class PostgreSQLReader:
             cursor.nextset()
         last_value, cache, in_recovery = cast("tuple[int, int, bool]", cursor.fetchone())
         cursor.nextset()
-        (snapshot,) = cast("tuple[str]", cursor.fetchone())
+        snapshot, generation = cast("tuple[str, int]", cursor.fetchone())
         if in_recovery:
             raise DatabaseUnavailable("the database is a standby; waiting for it to be the primary")
         check_sequence(last_value, cache, self._plan)
-        return last_value, Snapshot.parse(snapshot)
+        return last_value, Snapshot.parse(snapshot), generation
 
     def _ask(
         self,
@@ -186,10 +260,7 @@ class PostgreSQLReader:
         The plan before it must be there as we know it: behind a pooler a fail-over to a server that
         is behind goes unnoticed, and there the ids in our snapshots may be given out again.
         """
-        try:
-            saved = connection.execute(self._sql.save, _parameters(self._lease, plan)).rowcount
-        except pg.UniqueViolation as error:
-            raise LeaseLost(self._lease.relay) from error
+        saved = connection.execute(self._sql.save, _parameters(self._lease, plan)).rowcount
         if saved != 1:
             raise LeaseLost(self._lease.relay)
         self._session.commit()
@@ -209,11 +280,58 @@ class _Answer:
         return merge(parts, self.max_rows, self.max_bytes)
 
 
+class StreamLanes:
+    """What the lanes of the log mean for one stream, generation by generation."""
+
+    def __init__(self, names: Names, stream: str, topologies: Sequence[Topology]) -> None:
+        self._names = names
+        self._stream = stream
+        self._topologies = {topology.generation: topology for topology in topologies}
+        self._present = topologies[-1]
+        self._statements: dict[int, Statements] = {}
+
+    @property
+    def generation(self) -> int:
+        """Return the present generation."""
+        return self._present.generation
+
+    @property
+    def goes_on(self) -> bool:
+        """Return whether the stream is one of the present lanes."""
+        return self._stream in self._present.streams
+
+    @property
+    def has_everything(self) -> bool:
+        """Return whether every message of the log belongs to this stream now."""
+        return self.goes_on and self._present.selection(self._stream).is_everything
+
+    def predecessors(self, generation: int) -> tuple[str, ...]:
+        """Return the streams that must have come to a generation before this one goes into it."""
+        earlier = self._topologies.get(generation - 1)
+        if earlier is None:
+            return ()
+        return self._topologies[generation].predecessors(earlier, self._stream)
+
+    def statements(self, generation: int) -> Statements:
+        """Return the SQL that reads what belongs to the stream in a generation.
+
+        A plan in which a stream begins is of a generation that does not know it, and is empty.
+        """
+        if generation not in self._statements:
+            topology = self._topologies[generation]
+            known = self._stream in topology.streams
+            rows = condition(topology.selection(self._stream)) if known else "false"
+            self._statements[generation] = Statements(self._names, rows)
+        return self._statements[generation]
+
+
 class Statements:
     """The SQL of a reader, rendered once."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, condition: str = "") -> None:
+        """`condition`: of the rows of a stream; empty where it has all of them."""
         log = names["outbox_message"]
+        ours = f"and {condition}" if condition else ""
         sequence = names["outbox_message_seq"]
         self.look = f"""
             begin isolation level read committed;
@@ -222,14 +340,15 @@ class Statements:
             {BY_INDEX};
             select {LAST_VALUE}, seqcache, pg_is_in_recovery()
               from pg_sequence where seqrelid = '{sequence}'::regclass;
-            select pg_current_snapshot()::text"""
+            select pg_current_snapshot()::text,
+                   (select max(generation) from {names["outbox_lane"]})"""
         # "Not visible in xmax:xmax:" is xid >= xmax, written so that no index can take it and the
         # planner is left with the one on seq.
         self.fresh = self._bounded(
             f"""select {_COLUMNS}, {_WEIGHT} as weight from {log}
                  where seq > %(after)s::bigint
                    and not pg_visible_in_snapshot(xid, %(before)s::pg_snapshot)
-                   and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
+                   and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot) {ours}
                  order by seq limit %(rows)s::bigint"""
         )
         # Compared as rows, so that only the index on (xid, seq) fits: an equality on xid and an
@@ -239,15 +358,17 @@ class Statements:
                  cross join lateral (
                     select {_COLUMNS}, {_WEIGHT} as weight from {log}
                      where (xid, seq) > (late.id, %(after)s::bigint)
-                       and (xid, seq) <= (late.id, {2**63 - 1})
+                       and (xid, seq) <= (late.id, {END}) {ours}
                      order by xid, seq limit %(rows)s::bigint) as m
                  order by seq limit %(rows)s::bigint"""
         )
         self.save = f"""
             insert into {names["outbox_plan"]}
-                   (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor)
+                   (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor,
+                    generation)
             select relay, lane, %(no)s::bigint, epoch, %(last)s::pg_snapshot, %(floor)s::bigint,
-                   %(target)s::pg_snapshot, %(target_floor)s::bigint, %(next_floor)s::bigint
+                   %(target)s::pg_snapshot, %(target_floor)s::bigint, %(next_floor)s::bigint,
+                   %(generation)s::bigint
               from {names["outbox_cursor"]}
              where relay = %(relay)s and lane = %(lane)s and epoch = %(epoch)s::bigint
                and exists (select from {names["outbox_plan"]} as p
@@ -289,19 +410,28 @@ def _is_cut(rows: list[Record], max_rows: int, max_bytes: int) -> bool:
     return bool(rows) and (len(rows) >= max_rows or rows[-1][-1] >= max_bytes)
 
 
-def check_sequence(last_value: int, cache: int, plan: Plan) -> None:
-    """Raise LogInconsistent if the sequence cannot be the one the plan was made with."""
-    if cache != 1:
-        raise LogInconsistent(
-            f"the sequence of the log has cache {cache}, so the order of its numbers means "
-            "nothing; set it to 1: alter sequence … cache 1"
+def read_plans(
+    connection: psycopg.Connection, names: Names, relay: str, lane: str, first: int
+) -> list[Plan]:
+    """Return the plans of a lane from number `first` on, oldest first."""
+    rows = connection.execute(
+        f"""select plan_no, last::text, floor, target::text, target_floor, next_floor, generation
+              from {names["outbox_plan"]}
+             where relay = %s and lane = %s and plan_no >= %s order by plan_no""",
+        (relay, lane, first),
+    ).fetchall()
+    return [
+        Plan(
+            no,
+            Snapshot.parse(last),
+            floor,
+            Snapshot.parse(target),
+            target_floor,
+            next_floor,
+            generation,
         )
-    if last_value < max(plan.floor, plan.target_floor, plan.next_floor):
-        raise LogInconsistent(
-            f"the sequence of the log stands at {last_value}, below {plan.next_floor} where it has "
-            "been: it was reset, or the database went back in time. New messages would never be "
-            "delivered. Stop the relays and run `outbox-relay migrate --rebase`"
-        )
+        for no, last, floor, target, target_floor, next_floor, generation in rows
+    ]
 
 
 def _parameters(lease: Lease, plan: Plan) -> dict[str, object]:
@@ -315,4 +445,5 @@ def _parameters(lease: Lease, plan: Plan) -> dict[str, object]:
         "target": str(plan.target),
         "target_floor": plan.target_floor,
         "next_floor": plan.next_floor,
+        "generation": plan.generation,
     }

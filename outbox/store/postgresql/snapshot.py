@@ -40,7 +40,8 @@ class Plan:
     `last.xmax`). It exists only so that reading need not begin at the oldest retained message.
     `target_floor` is the same bound for the next batch. `next_floor` is the sequence's value that
     was read before this plan's own transaction took an id; a snapshot taken after that transaction
-    committed may use it as its bound, so it becomes a floor two plans later.
+    committed may use it as its bound, so it becomes a floor two plans later. `generation` tells the
+    lanes under which its messages are selected.
     """
 
     no: int
@@ -49,8 +50,9 @@ class Plan:
     target: Snapshot
     target_floor: int
     next_floor: int
+    generation: int
 
-    def following(self, sequence_value: int, snapshot: Snapshot) -> Plan:
+    def following(self, sequence_value: int, snapshot: Snapshot, generation: int) -> Plan:
         """Return the plan that comes after this one.
 
         `sequence_value` must have been read before the transaction that saves the plan took an id,
@@ -63,4 +65,5 @@ class Plan:
             target=snapshot,
             target_floor=self.next_floor,
             next_floor=sequence_value,
+            generation=generation,
         )
