@@ -16,6 +16,7 @@ from outbox.relay.housekeeping import Housekeeping
 from outbox.relay.observer import Observer, Unobserved
 from outbox.relay.settings import RelaySettings
 from outbox.relay.term import Clock, Step, Term, elapsed_clock
+from outbox.relay.waking import Polling, Waker, rest
 from outbox.store.base import Lease, LeaseLost, Store
 from outbox.store.owner import new_owner
 
@@ -58,8 +59,10 @@ class Relay:
         *,
         clock: Clock = elapsed_clock,
         observer: Observer | None = None,
+        waker: Waker | None = None,
     ) -> None:
         self._store = store
+        self._waker = waker or Polling()
         self._observer = observer or Unobserved()
         self._make_publisher = make_publisher
         self._settings = settings or RelaySettings()
@@ -186,7 +189,8 @@ class Relay:
                 wait_s = _FIRST_WAIT_S
                 continue
             if not term.in_flight:
-                stop.wait(wait_s)
+                every_s = self._settings.lease_s / 4
+                rest(self._waker, stop, wait_s, lambda: self._note(term, Step()), every_s)
             wait_s = min(wait_s * _WAIT_GROWTH, self._settings.poll_interval_s)
 
     def _reached(self, goal: _Goal, *, at_once: bool = True) -> bool:

@@ -1,0 +1,47 @@
+"""How a relay waits that has nothing to do, and who may wake it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Waker(Protocol):
+    """Waits in the relay's thread. What it is told from elsewhere may cut the waiting short."""
+
+    def patience_s(self, seconds: float) -> float:
+        """Return how long to wait in all, where a relay that is told nothing waits `seconds`."""
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:
+        """Wait up to `seconds`; return whether to wait no longer.
+
+        That is when `stop` is set, or when messages may have been written since the last return.
+        """
+
+
+class Polling:
+    """Nobody tells when there are messages; implements Waker."""
+
+    def patience_s(self, seconds: float) -> float:
+        """Return just that."""
+        return seconds
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:
+        """Wait for `stop` alone."""
+        return stop.wait(seconds)
+
+
+def rest(
+    waker: Waker, stop: threading.Event, seconds: float, keep: Callable[[], None], every_s: float
+) -> None:
+    """Wait until it is time to look at the log again.
+
+    Calls `keep` every `every_s` seconds: a lease ends sooner than a long poll interval.
+    """
+    left = waker.patience_s(seconds)
+    while not waker.wait(stop, min(left, every_s)):
+        left -= every_s
+        if left <= 0:
+            return
+        keep()
