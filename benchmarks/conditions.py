@@ -1,20 +1,25 @@
-"""What all benchmarks share: servers, conditions, and how a ratio is reported."""
+"""What all benchmarks share: servers, conditions, and how a result is reported."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
-import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-import confluent_kafka
 import psycopg
 
-from outbox import __version__
+from outbox.bench.broker import Broker
+from outbox.bench.conditions import client_conditions, database_conditions
+from outbox.bench.result import Goal, Repetition, Row, lines
+
+DATABASE = "OUTBOX_BENCH_DATABASE_URL"
+KAFKA = "OUTBOX_BENCH_KAFKA_BOOTSTRAP"
+
+SCHEMA = "outbox.benchmark/1"
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,10 @@ class Result:
 @contextmanager
 def servers() -> Iterator[tuple[str, str]]:
     """Yield a database's URL and Kafka's address: from OUTBOX_BENCH_DATABASE_URL and
-    OUTBOX_BENCH_KAFKA_BOOTSTRAP (the database is emptied!), else servers of our own."""
+    OUTBOX_BENCH_KAFKA_BOOTSTRAP, else servers of our own."""
     with ExitStack() as stack:
-        url = os.environ.get("OUTBOX_BENCH_DATABASE_URL")
-        bootstrap = os.environ.get("OUTBOX_BENCH_KAFKA_BOOTSTRAP")
+        url = os.environ.get(DATABASE)
+        bootstrap = os.environ.get(KAFKA)
         if url is None:
             url = _own_postgresql(stack)
         if bootstrap is None:
@@ -58,16 +63,13 @@ def _own_kafka(stack: ExitStack) -> str:
 def conditions(database_url: str, bootstrap: str, **more: object) -> dict[str, object]:
     """Return where and on what a benchmark ran."""
     with psycopg.connect(database_url) as connection:
-        version = connection.info.server_version
-    admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": bootstrap})
+        database = database_conditions(connection)
     return {
-        "outbox_relay": __version__,
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "postgresql": f"{version // 10000}.{version % 10000}",
-        "kafka_brokers": len(admin.list_topics(timeout=30).brokers),
-        "librdkafka": confluent_kafka.libversion()[0],
+        **client_conditions(),
+        **database,
+        "kafka_brokers": Broker({"bootstrap.servers": bootstrap}).size,
         "servers_share_the_machine": "127.0.0.1" in database_url,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **more,
     }
 
@@ -76,28 +78,46 @@ def report(
     name: str,
     unit: str,
     found: dict[str, object],
-    results: list[Result],
+    results: Sequence[Result],
     *,
     goal: float,
     path: str | None,
+    than: str = "a bare loop that reads and produces",
 ) -> None:
-    """Print conditions, every repetition, the medians and the ratio; write them as JSON."""
-    print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in found.items()))
-    for result in results:
-        print(
-            f"  bare {result.bare:>10,.0f}  ours {result.ours:>10,.0f} {unit}"
-            f"  ratio {result.ratio:.2f}"
-        )
-    ratio = statistics.median(result.ratio for result in results)
-    print(f"  median ratio {ratio:.2f} (goal {goal:.2f})")
+    """Report one row. `name` begins with the benchmark's number, such as "B2 drain"."""
+    id_, _, what = name.partition(" ")
+    repetitions = [Repetition(ours=each.ours, baseline=each.bare) for each in results]
+    row = Row(id_, what, unit, than, repetitions, Goal(goal, "at least"))
+    publish(id_, found, [row], path)
+
+
+def publish(
+    id_: str,
+    found: Mapping[str, object],
+    rows: Sequence[Row],
+    path: str | None,
+    *,
+    figures: Mapping[str, object] | None = None,
+    unavailable: str | None = None,
+) -> None:
+    """Print conditions, every repetition, the medians and the ratio; write them as JSON.
+
+    `figures`: what else was seen. `unavailable`: why there are no rows, or not all of them.
+    """
+    print(f"{id_}: " + ", ".join(f"{key} {value}" for key, value in found.items()))
+    for row in rows:
+        print("\n".join(f"  {line}" for line in lines(row)))
+    for key, value in (figures or {}).items():
+        print(f"  {key}: {value}")
+    if unavailable:
+        print(f"  not measured: {unavailable}")
     if path is not None:
         text = {
-            "schema": "outbox.benchmark/1",
-            "name": name,
-            "unit": unit,
-            "conditions": found,
-            "repetitions": [{**asdict(r), "ratio": r.ratio} for r in results],
-            "median_ratio": ratio,
-            "goal": goal,
+            "schema": SCHEMA,
+            "id": id_,
+            "conditions": dict(found),
+            "rows": [row.as_data() for row in rows],
+            "figures": dict(figures or {}),
+            "unavailable": unavailable,
         }
         Path(path).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")

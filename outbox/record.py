@@ -30,13 +30,50 @@ class Position(NamedTuple):
     seq: int
 
 
+class Mark(NamedTuple):
+    """A position for keeping it outside the database, with what tells whose position it is.
+
+    `token` names the batch in this log, and in none that was restored to a moment before it.
+    """
+
+    log_id: str
+    batch: int
+    token: str
+    seq: int
+
+    @property
+    def text(self) -> str:
+        """Return what `parse` takes; well under a kilobyte."""
+        return f"{self.log_id}/{self.batch}/{self.token}/{self.seq}"
+
+    @property
+    def position(self) -> Position:
+        """Return the place in the order."""
+        return Position(self.batch, self.seq)
+
+    @classmethod
+    def parse(cls, text: str) -> Mark | None:
+        """Return the mark that a text says, None where it says none.
+
+        >>> Mark.parse("log/7/token/12").position
+        Position(batch=7, seq=12)
+        """
+        try:
+            log_id, batch, token, seq = text.split("/")
+            return cls(log_id, int(batch), token, int(seq))
+        except ValueError:
+            return None
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """A part of a batch, as much as is handed to the broker at a time.
 
-    `end` is the cursor's position once everything up to this page is acknowledged.
+    `end` is the cursor's position once everything up to this page is acknowledged; `mark` is the
+    text of its mark, where there are records.
     """
 
     batch: int
     records: Sequence[Record]
     end: Position
+    mark: str = ""

@@ -98,6 +98,8 @@ create table outbox_plan (
     target       pg_snapshot not null,
     target_floor bigint      not null,
     next_floor   bigint      not null,
+    -- Tells it from a plan of the same number that was made before the database went back in time.
+    token        uuid        not null default gen_random_uuid(),
     -- The lanes under which its messages are selected.
     generation   bigint      not null default 0,
     constraint outbox_plan_pkey primary key (relay, lane, plan_no)

@@ -235,6 +235,7 @@ class Service:
             seat.had_nothing(self._clock())
         if step.delivered or not term.in_flight:
             seat.failures = 0
+            self.failure = None
             seat.progress_at = self._clock()
             self._observer.progressed()
             self._voice.is_well(seat.stream)

@@ -112,6 +112,28 @@ class StoreSuite:
 
         assert [len(page.records) for page in pages] == [1, 1]
 
+    @pytest.mark.parametrize("heavy_at", [{0}, {3}, {0, 1, 9}, {2, 5, 6}, set(range(10))])
+    def test_heavy_messages_among_light_ones_are_whole_and_bounded(
+        self, kit: StoreKit, heavy_at: set[int]
+    ) -> None:
+        # Given two batches, the first of which has messages of more than a page's bytes by the row
+        written = [bytes([n]) * (60_000 if n in heavy_at else 100) for n in range(10)]
+        with kit.transaction() as connection:
+            for payload in written:
+                kit.write(connection, "k", payload=payload)
+        store = kit.store()
+        reader = store.reader(acquire(store))
+
+        # When they are read by 4 at a time and some bytes
+        pages = read_all(reader, max_rows=4, max_bytes=100_000)
+        kit.commit("light", payload=b"light")
+        pages += read_all(reader, max_rows=4, max_bytes=100_000)
+
+        # Then each is there, whole and in order, and no page has more than one beyond the bound
+        sizes = [[len(record[4] or b"") for record in page.records] for page in pages]
+        assert [record[4] for page in pages for record in page.records] == [*written, b"light"]
+        assert all(sum(page[:-1]) < 100_000 and len(page) <= 4 for page in sizes)
+
     def test_positions_rise_over_pages_and_batches(self, kit: StoreKit) -> None:
         store = kit.store()
         reader = store.reader(acquire(store))

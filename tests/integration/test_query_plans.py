@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -45,13 +45,18 @@ def explain(connection: Any, sql: str, parameters: dict[str, object]) -> dict[st
     return plan[0]["Plan"]
 
 
-def explain_fresh(connection: Any, after: int, rows: int = 1000) -> dict[str, Any]:
-    (target,) = connection.execute("select pg_current_snapshot()::text").fetchone()
-    return explain(
-        connection,
-        Statements(Names()).fresh,
-        {"after": after, "before": "3:3:", "target": target, "rows": rows, "bytes": 1 << 24},
-    )
+@pytest.fixture(params=["light", "fresh"])
+def explain_fresh(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
+    """How fresh messages are read: without a bound in bytes, and with it."""
+    sql = getattr(Statements(Names()), request.param)
+    bounds = {"rows": 1000, "bytes": 1 << 24, "heavy": (1 << 24) // 1000}
+
+    def explained(connection: Any, after: int) -> dict[str, Any]:
+        (target,) = connection.execute("select pg_current_snapshot()::text").fetchone()
+        parameters = {"after": after, "before": "3:3:", "target": target, **bounds}
+        return explain(connection, sql, parameters)
+
+    return explained
 
 
 def explain_late(connection: Any, ids: list[str], after: int = 0) -> dict[str, Any]:
@@ -81,7 +86,9 @@ def read_rows(plan: dict[str, Any]) -> int:
     )
 
 
-def test_fresh_with_statistics_of_an_empty_log(kit: StoreKit) -> None:
+def test_fresh_with_statistics_of_an_empty_log(
+    kit: StoreKit, explain_fresh: Callable[..., dict[str, Any]]
+) -> None:
     connection = kit.writer()
     connection.execute("analyze outbox_message")
     connection.execute("alter table outbox_message_0 set (autovacuum_enabled = off)")
@@ -93,7 +100,9 @@ def test_fresh_with_statistics_of_an_empty_log(kit: StoreKit) -> None:
     assert read_rows(plan) <= 1_100
 
 
-def test_fresh_with_a_backlog_far_beyond_the_statistics(kit: StoreKit) -> None:
+def test_fresh_with_a_backlog_far_beyond_the_statistics(
+    kit: StoreKit, explain_fresh: Callable[..., dict[str, Any]]
+) -> None:
     connection = kit.writer()
     connection.execute(FILL, (500,))
     connection.execute("analyze outbox_message")
@@ -105,7 +114,9 @@ def test_fresh_with_a_backlog_far_beyond_the_statistics(kit: StoreKit) -> None:
     assert read_rows(plan) <= 1_100
 
 
-def test_fresh_with_a_plan_prepared_on_an_empty_log(kit: StoreKit) -> None:
+def test_fresh_with_a_plan_prepared_on_an_empty_log(
+    kit: StoreKit, explain_fresh: Callable[..., dict[str, Any]]
+) -> None:
     """psycopg prepares a statement it has seen five times; the reader's connections do not, and
     where a pooler or a setting makes them, a custom plan is forced."""
     connection = kit.writer()
@@ -120,7 +131,9 @@ def test_fresh_with_a_plan_prepared_on_an_empty_log(kit: StoreKit) -> None:
     assert read_rows(plan) <= 1_100
 
 
-def test_fresh_when_most_of_the_log_is_delivered(kit: StoreKit) -> None:
+def test_fresh_when_most_of_the_log_is_delivered(
+    kit: StoreKit, explain_fresh: Callable[..., dict[str, Any]]
+) -> None:
     connection = kit.writer()
     connection.execute(FILL, (50_000,))
     connection.execute("vacuum analyze outbox_message")

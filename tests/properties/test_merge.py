@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.store.postgresql.reader import merge
+from outbox.store.postgresql.reader import before_heavy, merge
 from outbox.store.postgresql.snapshot import Snapshot
 
 MESSAGES = st.lists(
@@ -60,6 +60,26 @@ def test_without_late_messages_a_page_is_what_was_selected(
     assert page is selected
     beyond = [m for m in messages if not m[1] and (not page or m[0] > page[-1][0])]
     assert not (exhausted and beyond), "said to be all while there is more"
+
+
+@given(heavy=st.lists(st.booleans(), max_size=12), max_rows=st.integers(1, 8))
+def test_pages_end_before_heavy_messages_and_then_with_them(
+    heavy: list[bool], max_rows: int
+) -> None:
+    read: list[int] = []
+    while True:
+        after = len(read)
+        rows: list[Any] = [(seq, 900 * heavy[seq]) for seq in range(after, len(heavy))][:max_rows]
+        page, exhausted = before_heavy(rows, max_rows)
+        assert not any(total for _, total in page)
+        assert page or exhausted or heavy[after]
+        read += [seq for seq, _ in page]
+        if exhausted:
+            break
+        if not page:  # now it is asked for with a bound
+            read.append(after)
+
+    assert read == list(range(len(heavy)))
 
 
 IDS = st.integers(3, 60)

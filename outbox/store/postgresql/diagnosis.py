@@ -270,12 +270,13 @@ class PostgreSQLDiagnosis(PostgreSQLAdmin):
         self, topologies: list[Topology], relay: str, lane: str
     ) -> tuple[str, dict[str, object]]:
         log = self._names["outbox_message"]
+        undelivered = self._undelivered(SAMPLE, topologies, lane)
         sql = f"""
             select topic, count(*), count(*) filter (where waits), max(weight),
                    ((array_agg(id order by weight desc))[1])::text,
                    count(*) filter (where key is null)
               from (select m.topic, m.key, m.id, {_WEIGHT} as weight, true as waits
-                      from ({self._undelivered(SAMPLE, topologies, lane)}) as u join {log} as m using (seq)
+                      from ({undelivered}) as u join {log} as m using (seq)
                     union all
                     select * from (select m.topic, m.key, m.id, {_WEIGHT}, false
                                      from {log} as m order by m.seq desc limit {SAMPLE}) as recent

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import takewhile
 from operator import itemgetter
 from typing import cast
 
@@ -17,7 +19,7 @@ from psycopg import errors as pg
 
 from outbox.errors import DatabaseUnavailable
 from outbox.names import Names
-from outbox.record import Page, Position, Record
+from outbox.record import Mark, Page, Position, Record
 from outbox.store.base import Lease, LeaseLost
 from outbox.store.lanes import Topology
 from outbox.store.postgresql.lanes import END, condition, has_sealed, read_topologies
@@ -37,8 +39,21 @@ _COLUMNS = (
     "traceparent, tracestate"
 )
 _SELECTED = "seq, id, topic, key, payload, type, content_type, headers, traceparent, tracestate"
+#: So many pages are bounded in bytes by the database after one that had a heavy message in it.
+BOUNDED_PAGES = 16
+
 #: What a message weighs, in bytes. octet_length does not fetch a payload that is stored apart.
 _WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
+
+_total = itemgetter(-1)
+
+_HEAVY = f"{_WEIGHT} > %(heavy)s::bigint"
+#: Of a heavy message only its weight, as the total, which is 0 for all others.
+_LIGHT_COLUMNS = (
+    f"seq, id::text, topic, key, case when not ({_HEAVY}) then payload end, type, content_type, "
+    f"case when not ({_HEAVY}) then headers::text end, traceparent, tracestate, "
+    f"case when {_HEAVY} then {_WEIGHT} else 0 end"
+)
 
 
 class PostgreSQLReader:
@@ -70,6 +85,7 @@ class PostgreSQLReader:
         # Ids that ran at the current target, have ended since, and left no messages: no need to
         # ask for them again at every poll. True as long as this connection lives.
         self._fruitless: set[int] = set()
+        self._bounded_pages = 0
 
     def read(self, max_rows: int, max_bytes: int) -> Page | None:
         """Return the next page: of the current plan, of a saved one, or of a new one.
@@ -123,10 +139,9 @@ class PostgreSQLReader:
 
     def _read_on(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> Page:
         """Read on in a plan that is saved."""
-        answer, self._asked = self._asked, None
-        if answer is None:
-            answer = self._ask_on(connection, max_rows, max_bytes)
-        return self._took(*answer.page())
+        asked, self._asked = self._asked, None
+        ask = partial(self._ask_on, connection, max_rows, max_bytes)
+        return self._took(*self._answered(ask, asked))
 
     def _ask_ahead(self, max_rows: int, max_bytes: int) -> None:
         with self._session.sending_ahead() as connection:
@@ -155,20 +170,20 @@ class PostgreSQLReader:
         records: list[Record] = []
         exhausted = True
         if snapshot != plan.last:
-            answer = self._ask(connection, plan, late, 0, max_rows, max_bytes)
-            records, exhausted = answer.page()
+            ask = partial(self._ask, connection, plan, late, 0, max_rows, max_bytes)
+            records, exhausted = self._answered(ask)
         if not records and not self._is_worth_saving(plan, sequence_value):
             self._fruitless.update(late)
             self._session.rollback()
             return None
         try:
-            self._save(connection, plan)
+            saved = self._saved_as(connection, plan)
         except pg.UniqueViolation as error:
             self._session.rollback()
             if not self._learn(connection):
                 raise LeaseLost(self._lease.relay) from error
             return None
-        self._begin(plan)
+        self._begin(saved)
         return self._took(records, exhausted)
 
     def _is_worth_saving(self, plan: Plan, sequence_value: int) -> bool:
@@ -204,7 +219,24 @@ class PostgreSQLReader:
         if exhausted:
             self._after = END
         self._done = exhausted
-        return Page(self._plan.no, records, Position(self._plan.no, self._after))
+        plan = self._plan
+        mark = Mark(self._lease.log_id, plan.no, plan.token, self._after)
+        return Page(plan.no, records, Position(plan.no, self._after), mark.text)
+
+    def _answered(
+        self, ask: Callable[[], _Answer], asked: _Answer | None = None
+    ) -> tuple[list[Record], bool]:
+        """Return messages, none only if there are none, and whether that is all of the plan.
+
+        Where the first is a heavy one it has to be asked for again, with the bound.
+        """
+        answer = asked or ask()
+        records, exhausted = answer.page()
+        if answer.met_heavy(records, exhausted):
+            self._bounded_pages = BOUNDED_PAGES
+        elif self._bounded_pages:
+            self._bounded_pages -= 1
+        return (records, exhausted) if records or exhausted else ask().page()
 
     def _look(self, connection: psycopg.Connection) -> tuple[int, Snapshot, int]:
         """Begin the plan's transaction: first the sequence, then the snapshot.
@@ -234,15 +266,18 @@ class PostgreSQLReader:
         max_bytes: int,
     ) -> _Answer:
         """Ask for the fresh messages of a plan, and for the late ones where there can be any."""
+        light = not late and not self._bounded_pages
         fresh = connection.cursor(binary=True)
         fresh.execute(
-            self._sql.fresh,
+            self._sql.light if light else self._sql.fresh,
             {
                 "after": max(after, plan.floor),
                 "before": f"{plan.last.xmax}:{plan.last.xmax}:",
                 "target": str(plan.target),
                 "rows": max_rows,
                 "bytes": max_bytes,
+                # So many of these are never more than the bound.
+                "heavy": max_bytes // max_rows,
             },
         )
         cursors = [fresh]
@@ -252,18 +287,19 @@ class PostgreSQLReader:
                 self._sql.late,
                 {"ids": list(map(str, late)), "after": after, "rows": max_rows, "bytes": max_bytes},
             )
-        return _Answer(cursors, max_rows, max_bytes)
+        return _Answer(cursors, max_rows, max_bytes, light)
 
-    def _save(self, connection: psycopg.Connection, plan: Plan) -> None:
+    def _saved_as(self, connection: psycopg.Connection, plan: Plan) -> Plan:
         """Save the plan under our epoch, durably; only then may its messages be sent.
 
         The plan before it must be there as we know it: behind a pooler a fail-over to a server that
         is behind goes unnoticed, and there the ids in our snapshots may be given out again.
         """
-        saved = connection.execute(self._sql.save, _parameters(self._lease, plan)).rowcount
-        if saved != 1:
+        row = connection.execute(self._sql.save, _parameters(self._lease, plan)).fetchone()
+        if row is None:
             raise LeaseLost(self._lease.relay)
         self._session.commit()
+        return replace(plan, token=cast("tuple[str]", row)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,11 +309,18 @@ class _Answer:
     cursors: list[psycopg.Cursor]
     max_rows: int
     max_bytes: int
+    light: bool
 
     def page(self) -> tuple[list[Record], bool]:
         """Return fresh and late messages, merged by seq, and whether that is all of the plan."""
         parts = [cast("list[Record]", cursor.fetchall()) for cursor in self.cursors]
+        if self.light:
+            return before_heavy(parts[0], self.max_rows)
         return merge(parts, self.max_rows, self.max_bytes)
+
+    def met_heavy(self, records: list[Record], exhausted: bool) -> bool:
+        """Return whether this page ends early, before a heavy message."""
+        return self.light and not exhausted and len(records) < self.max_rows
 
 
 class StreamLanes:
@@ -344,13 +387,16 @@ class Statements:
                    (select max(generation) from {names["outbox_lane"]})"""
         # "Not visible in xmax:xmax:" is xid >= xmax, written so that no index can take it and the
         # planner is left with the one on seq.
-        self.fresh = self._bounded(
-            f"""select {_COLUMNS}, {_WEIGHT} as weight from {log}
-                 where seq > %(after)s::bigint
-                   and not pg_visible_in_snapshot(xid, %(before)s::pg_snapshot)
-                   and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot) {ours}
-                 order by seq limit %(rows)s::bigint"""
-        )
+        fresh = f"""
+              from {log}
+             where seq > %(after)s::bigint
+               and not pg_visible_in_snapshot(xid, %(before)s::pg_snapshot)
+               and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot) {ours}
+             order by seq limit %(rows)s::bigint"""
+        self.fresh = self._bounded(f"select {_COLUMNS}, {_WEIGHT} as weight {fresh}")
+        # The running total of the bound costs the database more than the reading does. As long as
+        # messages are so light that a page of them cannot exceed the bound, it is not asked for.
+        self.light = f"select {_LIGHT_COLUMNS} {fresh}"
         # Compared as rows, so that only the index on (xid, seq) fits: an equality on xid and an
         # order by seq would let the planner walk the whole log by seq.
         self.late = self._bounded(
@@ -375,7 +421,8 @@ class Statements:
                             where p.relay = %(relay)s and p.lane = %(lane)s
                               and p.plan_no = %(no)s::bigint - 1
                               and p.target::text = %(last)s::pg_snapshot::text)
-               for update"""
+               for update
+            returning token::text"""
 
     @staticmethod
     def _bounded(select: str) -> str:
@@ -406,6 +453,19 @@ def merge(
     return page, not ends and len(page) == len(merged)
 
 
+def before_heavy(rows: list[Record], max_rows: int) -> tuple[list[Record], bool]:
+    """Cut a selection without a bound in bytes before its first heavy row: that one has a total.
+
+    Returns the page, and whether nothing was cut.
+
+    >>> before_heavy([(1, "a", 0), (2, None, 9000), (3, "c", 0)], 5)
+    ([(1, 'a', 0)], False)
+    """
+    if not any(map(_total, rows)):
+        return rows, len(rows) < max_rows
+    return list(takewhile(lambda row: not row[-1], rows)), False
+
+
 def _is_cut(rows: list[Record], max_rows: int, max_bytes: int) -> bool:
     return bool(rows) and (len(rows) >= max_rows or rows[-1][-1] >= max_bytes)
 
@@ -415,22 +475,15 @@ def read_plans(
 ) -> list[Plan]:
     """Return the plans of a lane from number `first` on, oldest first."""
     rows = connection.execute(
-        f"""select plan_no, last::text, floor, target::text, target_floor, next_floor, generation
+        f"""select plan_no, last::text, floor, target::text, target_floor, next_floor, generation,
+                   token::text
               from {names["outbox_plan"]}
              where relay = %s and lane = %s and plan_no >= %s order by plan_no""",
         (relay, lane, first),
     ).fetchall()
     return [
-        Plan(
-            no,
-            Snapshot.parse(last),
-            floor,
-            Snapshot.parse(target),
-            target_floor,
-            next_floor,
-            generation,
-        )
-        for no, last, floor, target, target_floor, next_floor, generation in rows
+        Plan(no, Snapshot.parse(last), floor, Snapshot.parse(target), *more)
+        for no, last, floor, target, *more in rows
     ]
 
 

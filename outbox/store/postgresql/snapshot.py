@@ -41,7 +41,7 @@ class Plan:
     `target_floor` is the same bound for the next batch. `next_floor` is the sequence's value that
     was read before this plan's own transaction took an id; a snapshot taken after that transaction
     committed may use it as its bound, so it becomes a floor two plans later. `generation` tells the
-    lanes under which its messages are selected.
+    lanes under which its messages are selected. `token` is given when the plan is saved.
     """
 
     no: int
@@ -51,6 +51,7 @@ class Plan:
     target_floor: int
     next_floor: int
     generation: int
+    token: str = ""
 
     def following(self, sequence_value: int, snapshot: Snapshot, generation: int) -> Plan:
         """Return the plan that comes after this one.

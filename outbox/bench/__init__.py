@@ -1,0 +1,1 @@
+"""Measure this library against the least that the same work could cost, in the same run."""
