@@ -26,6 +26,7 @@ COMMANDS = {
     "healthcheck": "outbox.cli.healthcheck:healthcheck",
     "doctor": "outbox.cli.doctor:doctor",
     "relays": "outbox.cli.relays:relays",
+    "lanes": "outbox.cli.lanes:lanes",
     "prune": "outbox.cli.prune:prune",
     "config": "outbox.cli.config:config",
     "demo": "outbox.cli.demo:demo",

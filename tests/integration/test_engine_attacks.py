@@ -297,7 +297,7 @@ class TestPace:
             for page in read_all(reader, max_rows=20_000):
                 store.save(lease, page.end, LEASE_S)
         # When the relay is asked, then it looks at next to nothing
-        assert store.delivered("default", "default", store.horizon())
+        assert store.delivered("default", store.horizon())
         assert store.status("default")[0].lag_messages == 0
         (plan,) = (
             writer.execute(

@@ -79,7 +79,7 @@ class PostgreSQLReader:
         self._sql = self._lanes.statements(self._plan.generation)
         self._saved = list(plans[1:])
         self._after = lease.position.seq
-        self._done = self._after == END
+        self._done = self._is_told = self._after == END
         self._planned_at = time.monotonic()
         self._asked: _Answer | None = None
         # Ids that ran at the current target, have ended since, and left no messages: no need to
@@ -96,6 +96,7 @@ class PostgreSQLReader:
         try:
             with self._session.translated() as connection:
                 page = self._read(connection, max_rows, max_bytes)
+            self._is_told = self._is_told or (page is not None and page.end.seq == END)
             if not self._done:
                 self._ask_ahead(max_rows, max_bytes)
         except BaseException:
@@ -106,33 +107,45 @@ class PostgreSQLReader:
     @property
     def ended(self) -> bool:
         """Return whether the stream is none of the log's any more, and nothing of it is left."""
+        return self._has_ended and self._is_told
+
+    @property
+    def _has_ended(self) -> bool:
         return self._done and not self._saved and not self._lanes.goes_on
 
     def _read(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> Page | None:
         while True:
             if not self._done:
                 page = self._read_on(connection, max_rows, max_bytes)
-                # An empty page says that the batch is complete, which other streams may wait for.
-                if page.records or self._done:
+                if page.records:
                     return page
-            if self.ended or not self._may_go_on(connection):
-                return None
+            if self._next_generation != self._plan.generation or self._has_ended:
+                if not self._is_told:
+                    return self._all_of_it()
+                if self._has_ended or not self._may_go_on(connection):
+                    return None
             if not self._saved:
                 return self._read_new(connection, max_rows, max_bytes)
             self._begin(self._saved.pop(0))
 
+    @property
+    def _next_generation(self) -> int:
+        return self._saved[0].generation if self._saved else self._lanes.generation
+
+    def _all_of_it(self) -> Page:
+        """Return an empty page that says that the batch is complete: other streams wait for that."""
+        self._after = END
+        return Page(self._plan.no, [], Position(self._plan.no, END))
+
     def _may_go_on(self, connection: psycopg.Connection) -> bool:
-        """Return whether what comes next is not of later lanes than other streams have come to."""
-        following = self._saved[0].generation if self._saved else self._lanes.generation
-        if following == self._plan.generation:
-            return True
-        streams = self._lanes.predecessors(following)
+        """Return whether the streams that this one must not overtake have come far enough."""
+        streams = self._lanes.predecessors(self._next_generation)
         return not streams or has_sealed(
-            connection, self._names, self._lease.relay, streams, following
+            connection, self._names, self._lease.relay, streams, self._next_generation
         )
 
     def _begin(self, plan: Plan) -> None:
-        self._plan, self._after, self._done = plan, 0, False
+        self._plan, self._after, self._done, self._is_told = plan, 0, False, False
         self._sql = self._lanes.statements(plan.generation)
         self._fruitless.clear()
         self._planned_at = time.monotonic()
