@@ -51,8 +51,9 @@ def run(id_: str, parser: argparse.ArgumentParser, measure: Measure) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with servers() as (url, bootstrap), a_place(url, bootstrap) as made:
+            told = {name: value for name, value in vars(arguments).items() if name != "json"}
+            arguments.database_url, arguments.bootstrap = url, bootstrap
             found = measure(made, arguments)
-            told = {k: v for k, v in vars(arguments).items() if k != "json"}
             publish(
                 id_,
                 conditions(url, bootstrap, **told, **made.broker.topic_conditions(made.topic)),

@@ -201,12 +201,14 @@ def connect_postgresql(
     password_callback: PasswordCallback | None = None,
     application_name: str = "outbox-relay",
     connect_timeout: float = 10.0,
+    kind: type[psycopg.Connection] | None = None,
 ) -> psycopg.Connection:
     """Connect to PostgreSQL, in autocommit mode and fit for a pooler in transaction mode.
 
     `password_callback` is asked for every connection, since tokens expire. `connect_timeout` is in
     seconds for each server. Raises DatabaseUnavailable, also for a wrong password or an unknown
-    database, as both may be a matter of time; ConfigurationError for what libpq cannot read.
+    database, as both may be a matter of time; ConfigurationError for what libpq cannot read. `kind`
+    is the class of the connection.
     """
     require_psycopg()
     import psycopg
@@ -215,7 +217,7 @@ def connect_postgresql(
     if password_callback is not None:
         parameters["password"] = _ask_password(password_callback)
     try:
-        return psycopg.connect(
+        return (kind or psycopg.Connection).connect(
             _conninfo(parameters.items()),
             autocommit=True,
             # A pooler in transaction mode gives the next statement to another server process.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 from outbox.errors import InvalidMessage, MessageRefused
@@ -33,6 +34,7 @@ RESERVED_PREFIX = "outbox-"
 _BINARY = "base64"
 
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_parsed = json.JSONDecoder().decode
 
 
 def check_headers(headers: object) -> tuple[Headers, str | None]:
@@ -91,6 +93,7 @@ def _check_value(name: str, value: object) -> str:
     )
 
 
+@lru_cache(maxsize=256)
 def is_reserved(name: str) -> bool:
     """Say whether the relay alone sets this header, in whatever case it is written."""
     lowered = name.lower()
@@ -137,11 +140,15 @@ def stored_headers(wire: WireHeaders) -> str:
 def user_headers(stored: str) -> WireHeaders:
     """Return stored headers as they go on the wire, without those that are ours to set."""
     try:
-        headers = json.loads(stored)
+        headers = _parsed(stored)
         pairs = headers.items() if isinstance(headers, dict) else headers
         # Plain SQL can store reserved names; ours win, and a second traceparent would be read by
         # some clients instead of the first.
-        return [(name, _wire_value(value)) for name, value in pairs if not is_reserved(name)]
+        return [
+            (name, value.encode() if value.__class__ is str else _wire_value(value))
+            for name, value in pairs
+            if not is_reserved(name)
+        ]
     except (TypeError, ValueError, AttributeError) as error:
         raise MessageRefused(
             f"the column headers holds {shown(stored)}, which is neither an object "

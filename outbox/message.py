@@ -12,6 +12,7 @@ from outbox.errors import ConfigurationError, InvalidMessage
 from outbox.headers import Headers, HeadersInput, check_headers
 from outbox.names import check_name
 from outbox.text import check_text, shown
+from outbox.timing import check_timing
 from outbox.topic.name import check_topic_name
 from outbox.topic.topic import Topic
 
@@ -36,7 +37,11 @@ class Message:
     `key` is kept as text, `headers` as pairs, `id` is a UUIDv7 unless given. A payload of bytes is
     sent as it is, None is a tombstone (and needs a key), anything else goes through the Outbox's
     serializer when the message is added. A Topic refuses payloads of another type, and gives the
-    message what it was declared with; `topic` then is its name. Raises InvalidMessage.
+    message what it was declared with; `topic` then is its name.
+
+    It is sent at once, or not before `deliver_at` or `delay` (counted by the database's clock from
+    the moment it is added), and not before the condition `wait_for` is released; if both a time and
+    a condition are given, not before both. Raises InvalidMessage.
     """
 
     topic: str
@@ -48,6 +53,10 @@ class Message:
     lane: str | None
     content_type: str | None
     ordering: Ordering | None
+    deliver_at: datetime | None
+    delay: timedelta | None
+    wait_for: str | None
+    expires_at: datetime | None
     # As they are stored. Made here, since the write path is where time counts.
     headers_json: str | None = field(init=False, repr=False, compare=False)
     id_text: str = field(init=False, repr=False, compare=False)
@@ -69,13 +78,23 @@ class Message:
         expires_at: datetime | None = None,
         ordering: Ordering | None = None,
     ) -> None:
-        if not (deliver_at is None and delay is None and wait_for is None and expires_at is None):
-            _refuse_timing(deliver_at, delay, wait_for, expires_at)
         # The path of a plain name is hot.
         if topic.__class__ is not str and isinstance(topic, Topic):
             given = _typed(topic, _Given(payload, key, type, lane, content_type, ordering))
-            Message.__init__(self, topic.name, headers=headers, id=id, **given._asdict())
+            Message.__init__(
+                self,
+                topic.name,
+                headers=headers,
+                id=id,
+                deliver_at=deliver_at,
+                delay=delay,
+                wait_for=wait_for,
+                expires_at=expires_at,
+                **given._asdict(),
+            )
             return
+        if not (deliver_at is None and delay is None and wait_for is None and expires_at is None):
+            check_timing(deliver_at, delay, wait_for, expires_at)
         put = object.__setattr__
         put(self, "topic", check_topic_name(topic))
         put(self, "payload", payload)
@@ -84,7 +103,7 @@ class Message:
         pairs, stored = ((), None) if headers is None else check_headers(headers)
         put(self, "headers", pairs)
         put(self, "headers_json", stored)
-        checked_id, id_text = _new_id() if id is None else _check_id(id)
+        checked_id, id_text = _new_id() if id is None else check_id(id)
         put(self, "id", checked_id)
         put(self, "id_text", id_text)
         put(self, "lane", None if lane is None else _check_lane(lane))
@@ -94,10 +113,19 @@ class Message:
             None if content_type is None else check_text("content_type", content_type),
         )
         put(self, "ordering", None if ordering is None else _check_ordering(ordering, key))
+        put(self, "deliver_at", deliver_at)
+        put(self, "delay", delay)
+        put(self, "wait_for", wait_for)
+        put(self, "expires_at", expires_at)
         if payload is None and key is None:
             raise InvalidMessage(
                 "payload None is a tombstone, which deletes its key: it needs key="
             )
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Return whether it waits for a time or a condition."""
+        return not (self.deliver_at is None and self.delay is None and self.wait_for is None)
 
 
 class _Given(NamedTuple):
@@ -154,7 +182,8 @@ def _new_id() -> tuple[UUID, str]:
     return UUID(int=made.int), str(made)
 
 
-def _check_id(id: object) -> tuple[UUID, str]:
+def check_id(id: object) -> tuple[UUID, str]:
+    """Return a message's id, and its text as it is stored, or raise InvalidMessage."""
     try:
         # By way of text, so that the UUIDs of other libraries do too.
         checked = id if isinstance(id, UUID) else UUID(str(id))
@@ -176,55 +205,3 @@ def _check_ordering(ordering: object, key: object) -> Ordering:
     if key is None:
         raise InvalidMessage('ordering="strict" orders messages of one key: it needs key=')
     return "strict"
-
-
-def _refuse_timing(deliver_at: object, delay: object, wait_for: object, expires_at: object) -> None:
-    """Raise for what this version cannot keep; but first for what no version will take."""
-    _check_moment("deliver_at", deliver_at)
-    _check_moment("expires_at", expires_at)
-    _check_delay(delay)
-    if deliver_at is not None and delay is not None:
-        raise InvalidMessage("deliver_at and delay say the same thing twice: give one of them")
-    if wait_for is not None:
-        _check_condition(wait_for)
-    given = {
-        "deliver_at": deliver_at,
-        "delay": delay,
-        "wait_for": wait_for,
-        "expires_at": expires_at,
-    }
-    names = [name for name, value in given.items() if value is not None]
-    verb = "is" if len(names) == 1 else "are"
-    raise InvalidMessage(
-        f"{' and '.join(names)} {verb} not available in this version; nothing was written"
-    )
-
-
-def _check_moment(what: str, moment: object) -> None:
-    if moment is None:
-        return
-    if not isinstance(moment, datetime):
-        raise InvalidMessage(f"{what} must be a datetime, not {type(moment).__name__}")
-    if moment.utcoffset() is None:
-        raise InvalidMessage(
-            f"{what} {moment.isoformat()} has no time zone, so it names no moment; "
-            "give it one, for example datetime.now(timezone.utc)"
-        )
-
-
-def _check_delay(delay: object) -> None:
-    if delay is None:
-        return
-    if not isinstance(delay, timedelta):
-        raise InvalidMessage(
-            f"delay must be a timedelta, not {type(delay).__name__}: timedelta(seconds=…)"
-        )
-    if delay < timedelta(0):
-        raise InvalidMessage(f"delay {delay} is negative")
-
-
-def _check_condition(wait_for: object) -> None:
-    try:
-        check_name("wait_for", wait_for)  # type: ignore[arg-type]  # it raises for what is no str
-    except ConfigurationError as error:
-        raise InvalidMessage(str(error)) from None

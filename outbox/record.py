@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Literal, NamedTuple, TypeAlias
+
+#: The ways in which a relay can publish.
+DeliveryMode: TypeAlias = Literal["at-least-once", "exactly-once"]
+EXACTLY_ONCE: DeliveryMode = "exactly-once"
 
 
 class Record(NamedTuple):
@@ -21,6 +26,14 @@ class Record(NamedTuple):
     traceparent: str | None
     tracestate: str | None
     total: int  # bytes of this selection up to here; only for bounding a page
+
+
+_payload = itemgetter(4)
+
+
+def payload_sizes(records: Iterable[Record]) -> Iterator[int]:
+    """Yield how many bytes each payload has that has any."""
+    return map(len, filter(None, map(_payload, records)))
 
 
 class Position(NamedTuple):

@@ -68,6 +68,49 @@ create table outbox_message_3 partition of outbox_message for values in (3);
 
 create index outbox_message_xid_idx on outbox_message (xid, seq);
 
+-- What is not to be sent yet: until a time, or until a condition is released, or both. A relay moves
+-- rows that are due into the log, where they take their place; the checks are those of the log, so
+-- that no row can be refused there.
+create table outbox_scheduled (
+    -- Among rows that are due at the same time, the order of writing.
+    no           bigint      generated always as identity,
+    -- Not before. Null: as soon as the condition is released.
+    due_at       timestamptz
+                 constraint outbox_scheduled_due_at_check
+                 check (due_at >= '0001-01-01 00:00:00+00' and due_at < '10000-01-01 00:00:00+00'),
+    -- Null once it is released: the row is `waiting` before, and `scheduled` from then on.
+    wait_for     text
+                 constraint outbox_scheduled_wait_for_check
+                 check (wait_for !~ '[^A-Za-z0-9._-]' and length(wait_for) between 1 and 64),
+    created_at   timestamptz not null default clock_timestamp(),
+    id           uuid        not null default gen_random_uuid(),
+    topic        text        not null
+                 constraint outbox_scheduled_topic_check
+                 check (topic !~ '[^A-Za-z0-9._-]' and length(topic) between 1 and 249),
+    key          text
+                 constraint outbox_scheduled_key_check check (octet_length(key) <= 1024),
+    payload      bytea,
+    type         text,
+    content_type text,
+    headers      jsonb
+                 constraint outbox_scheduled_headers_check
+                 check (jsonb_typeof(headers) in ('object', 'array')),
+    traceparent  text,
+    tracestate   text,
+    lane         text,
+    expires_at   timestamptz
+                 constraint outbox_scheduled_expires_at_check check (expires_at is null),
+    key_id       text,
+    constraint outbox_scheduled_tombstone_check check (payload is not null or key is not null),
+    constraint outbox_scheduled_reason_check check (due_at is not null or wait_for is not null),
+    constraint outbox_scheduled_pkey primary key (no)
+);
+comment on table outbox_scheduled is 'outbox-relay: messages that wait for a time or a condition';
+
+create index outbox_scheduled_due_idx on outbox_scheduled (due_at, no) where wait_for is null;
+create index outbox_scheduled_wait_for_idx on outbox_scheduled (wait_for) where wait_for is not null;
+create index outbox_scheduled_id_idx on outbox_scheduled (id);
+
 create table outbox_cursor (
     relay       text        not null,
     lane        text        not null,
@@ -79,6 +122,14 @@ create table outbox_cursor (
     owner       text,
     lease_until timestamptz,
     cluster_id  text,
+    -- The relay name began with what was written at this time; null: with all that the log had.
+    starts_at   timestamptz,
+    -- How the messages up to here were delivered: with exactly-once Kafka may know a later position.
+    delivery    text        not null default 'at-least-once'
+                constraint outbox_cursor_delivery_check
+                check (delivery in ('at-least-once', 'exactly-once')),
+    -- Part of the name under which Kafka knows who publishes exactly once, and how far.
+    origin      uuid        not null default gen_random_uuid(),
     -- Equal to the row's own xmin unless the row came here by dump and restore.
     written_by  xid8        not null default pg_current_xact_id(),
     moved_at    timestamptz not null default clock_timestamp(),
@@ -128,6 +179,71 @@ create table outbox_process (
     constraint outbox_process_pkey primary key (relay, process)
 );
 comment on table outbox_process is 'outbox-relay: the relay processes that run';
+
+-- What cannot be sent now. Copies, so that the log's space never waits for them. A row moves with its
+-- message's place in the order (seq) and is deleted when the message is delivered or discarded.
+create table outbox_held (
+    relay           text        not null,
+    lane            text        not null,
+    seq             bigint      not null,
+    created_at      timestamptz not null,
+    id              uuid        not null,
+    topic           text        not null,
+    key             text,
+    payload         bytea,
+    type            text,
+    content_type    text,
+    headers         jsonb,
+    traceparent     text,
+    tracestate      text,
+    expires_at      timestamptz,
+    key_id          text,
+    state           text        not null
+                    constraint outbox_held_state_check
+                    check (state in ('retrying', 'blocked', 'dead', 'expired')),
+    -- Whether later messages of its key wait behind it.
+    blocks          boolean     not null
+                    constraint outbox_held_blocks_check
+                    check (key is not null or not blocks),
+    attempts        integer     not null default 0,
+    -- Null while retrying: its topic is waited for.
+    next_attempt_at timestamptz
+                    constraint outbox_held_next_attempt_at_check
+                    check (next_attempt_at is null or state = 'retrying'),
+    fault           text,
+    error           text,
+    held_at         timestamptz not null default clock_timestamp(),
+    changed_at      timestamptz not null default clock_timestamp(),
+    constraint outbox_held_pkey primary key (relay, seq)
+);
+comment on table outbox_held is 'outbox-relay: messages that cannot be sent now, for each relay name';
+
+-- Each of these holds the few rows it is asked for, also when a million wait behind one key. The
+-- first has one row for each key that is stopped: the message that stops it.
+create unique index outbox_held_head_idx on outbox_held (relay, lane, topic, key)
+    where blocks and state <> 'blocked';
+create index outbox_held_next_idx on outbox_held (relay, lane, topic, key, seq)
+    where state = 'blocked';
+create index outbox_held_due_idx on outbox_held (relay, lane, next_attempt_at, seq)
+    where next_attempt_at is not null;
+create index outbox_held_topic_idx on outbox_held (relay, lane, topic, seq)
+    where state = 'retrying' and next_attempt_at is null;
+create index outbox_held_state_idx on outbox_held (relay, state, seq)
+    where state <> 'blocked';
+
+-- What operators did. Rows are only added; one command may add several, with the same action.
+create table outbox_audit (
+    id       bigint      generated always as identity
+             constraint outbox_audit_pkey primary key,
+    at       timestamptz not null default clock_timestamp(),
+    action   uuid        not null,
+    actor    text        not null,
+    source   text        not null,
+    command  text        not null,
+    what     jsonb       not null,
+    messages bigint      not null
+);
+comment on table outbox_audit is 'outbox-relay: what operators did, when, and to how many messages';
 
 insert into outbox_lane (generation, lane) values (0, 'default');
 insert into outbox_cursor (relay, lane) values ('default', 'default');

@@ -35,6 +35,40 @@ create table outbox_message (
     check (payload is not null or key is not null)
 );
 
+-- What is not to be sent yet: until a time (seconds since 1970), or until a condition is released, or
+-- both. A relay moves rows that are due into the log; the checks are those of the log.
+create table outbox_scheduled (
+    no           integer primary key autoincrement,
+    -- A text would compare as greater than any number, and never be due.
+    due_at       real check (typeof(due_at) in ('real', 'null')),
+    wait_for     text
+                 check (length(wait_for) between 1 and 64 and wait_for not glob '*[^A-Za-z0-9._-]*'),
+    created_at   real not null default ((julianday('now') - 2440587.5) * 86400.0),
+    id           text not null default (
+                     lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' ||
+                           substr(hex(randomblob(2)), 2) || '-' ||
+                           substr('89ab', 1 + abs(random() % 4), 1) ||
+                           substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6)))),
+    topic        text not null
+                 check (length(topic) between 1 and 249 and topic not glob '*[^A-Za-z0-9._-]*'),
+    key          text check (length(cast(key as blob)) <= 1024),
+    payload      blob,
+    type         text,
+    content_type text,
+    headers      text check (json_type(headers) in ('object', 'array')),
+    traceparent  text,
+    tracestate   text,
+    lane         text,
+    expires_at   text check (expires_at is null),
+    key_id       text,
+    check (payload is not null or key is not null),
+    check (due_at is not null or wait_for is not null)
+);
+
+create index outbox_scheduled_due_idx on outbox_scheduled (due_at, no) where wait_for is null;
+create index outbox_scheduled_wait_for_idx on outbox_scheduled (wait_for) where wait_for is not null;
+create index outbox_scheduled_id_idx on outbox_scheduled (id);
+
 create table outbox_cursor (
     relay       text not null,
     lane        text not null,
@@ -43,6 +77,13 @@ create table outbox_cursor (
     owner       text,
     lease_until real,
     cluster_id  text,
+    -- The relay name began with what was written at this time; null: with all that the log had.
+    starts_at   real,
+    -- How the messages up to here were delivered: with exactly-once Kafka may know a later position.
+    delivery    text not null default 'at-least-once'
+                check (delivery in ('at-least-once', 'exactly-once')),
+    -- Part of the name under which Kafka knows who publishes exactly once, and how far.
+    origin      text not null default (lower(hex(randomblob(16)))),
     moved_at    real not null default ((julianday('now') - 2440587.5) * 86400.0),
     primary key (relay, lane)
 ) without rowid;
@@ -67,6 +108,62 @@ create table outbox_process (
     seen_at    real not null default ((julianday('now') - 2440587.5) * 86400.0),
     primary key (relay, process)
 ) without rowid;
+
+-- What cannot be sent now, as copies. A row keeps its message's place in the order (seq) and is
+-- deleted when the message is delivered or discarded.
+create table outbox_held (
+    relay           text not null,
+    lane            text not null,
+    seq             integer not null,
+    created_at      real not null,
+    id              text not null,
+    topic           text not null,
+    key             text,
+    payload         blob,
+    type            text,
+    content_type    text,
+    headers         text,
+    traceparent     text,
+    tracestate      text,
+    expires_at      text,
+    key_id          text,
+    state           text not null check (state in ('retrying', 'blocked', 'dead', 'expired')),
+    -- Whether later messages of its key wait behind it.
+    blocks          integer not null check (blocks in (0, 1) and (key is not null or not blocks)),
+    attempts        integer not null default 0,
+    -- Null while retrying: its topic is waited for.
+    next_attempt_at real check (next_attempt_at is null or state = 'retrying'),
+    fault           text,
+    error           text,
+    held_at         real not null default ((julianday('now') - 2440587.5) * 86400.0),
+    changed_at      real not null default ((julianday('now') - 2440587.5) * 86400.0),
+    primary key (relay, seq)
+);
+
+-- Each of these holds the few rows it is asked for, also when a million wait behind one key. The
+-- first has one row for each key that is stopped: the message that stops it.
+create unique index outbox_held_head_idx on outbox_held (relay, lane, topic, key)
+    where blocks and state <> 'blocked';
+create index outbox_held_next_idx on outbox_held (relay, lane, topic, key, seq)
+    where state = 'blocked';
+create index outbox_held_due_idx on outbox_held (relay, lane, next_attempt_at, seq)
+    where next_attempt_at is not null;
+create index outbox_held_topic_idx on outbox_held (relay, lane, topic, seq)
+    where state = 'retrying' and next_attempt_at is null;
+create index outbox_held_state_idx on outbox_held (relay, state, seq)
+    where state <> 'blocked';
+
+-- What operators did. Rows are only added; one command may add several, with the same action.
+create table outbox_audit (
+    id       integer primary key autoincrement,
+    at       real not null default ((julianday('now') - 2440587.5) * 86400.0),
+    action   text not null,
+    actor    text not null,
+    source   text not null,
+    command  text not null,
+    what     text not null check (json_type(what) = 'object'),
+    messages integer not null
+);
 
 insert into outbox_lane (generation, lane) values (0, 'default');
 insert into outbox_cursor (relay, lane) values ('default', 'default');

@@ -9,9 +9,11 @@ from uuid import UUID
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Float,
+    Integer,
     LargeBinary,
     MetaData,
     Table,
@@ -77,15 +79,21 @@ def message(names: Names) -> Table:
         names,
         "outbox_message",
         Column("seq", BigInteger, primary_key=True, autoincrement=False),
-        Column("created_at", Moment),
-        Column("id", TextUuid),
-        *_texts("topic", "key"),
-        Column("payload", LargeBinary),
-        *_texts("type", "content_type"),
-        Column("headers", _JSON),
-        *_texts("traceparent", "tracestate", "lane"),
-        Column("expires_at", Moment),
-        *_texts("key_id"),
+        *_message_columns(),
+        *_texts("lane"),
+    )
+
+
+def scheduled(names: Names) -> Table:
+    """Return the messages that wait for a time or a condition."""
+    return _table(
+        names,
+        "outbox_scheduled",
+        Column("no", BigInteger, primary_key=True),
+        Column("due_at", Moment),
+        *_texts("wait_for"),
+        *_message_columns(),
+        *_texts("lane"),
     )
 
 
@@ -118,6 +126,39 @@ def process(names: Names) -> Table:
     )
 
 
+def held(names: Names) -> Table:
+    """Return the messages that cannot be sent now."""
+    return _table(
+        names,
+        "outbox_held",
+        Column("relay", Text, primary_key=True),
+        *_texts("lane"),
+        Column("seq", BigInteger, primary_key=True, autoincrement=False),
+        *_message_columns(),
+        Column("state", Text),
+        Column("blocks", Boolean),
+        Column("attempts", Integer),
+        Column("next_attempt_at", Moment),
+        *_texts("fault", "error"),
+        Column("held_at", Moment),
+        Column("changed_at", Moment),
+    )
+
+
+def audit(names: Names) -> Table:
+    """Return what operators did."""
+    return _table(
+        names,
+        "outbox_audit",
+        Column("id", BigInteger, primary_key=True),
+        Column("at", Moment),
+        Column("action", TextUuid),
+        *_texts("actor", "source", "command"),
+        Column("what", _JSON),
+        Column("messages", BigInteger),
+    )
+
+
 def inbox_message(names: Names) -> Table:
     """Return the messages that have taken effect."""
     return _table(
@@ -127,6 +168,20 @@ def inbox_message(names: Names) -> Table:
         Column("message_id", Text, primary_key=True),
         Column("received_at", Moment),
     )
+
+
+def _message_columns() -> list[Column[Any]]:
+    return [
+        Column("created_at", Moment),
+        Column("id", TextUuid),
+        *_texts("topic", "key"),
+        Column("payload", LargeBinary),
+        *_texts("type", "content_type"),
+        Column("headers", _JSON),
+        *_texts("traceparent", "tracestate"),
+        Column("expires_at", Moment),
+        *_texts("key_id"),
+    ]
 
 
 def _texts(*names: str) -> list[Column[str]]:

@@ -23,8 +23,11 @@ class OutboxTables:
     """Our tables for queries: the columns that both databases have."""
 
     message: Table
+    scheduled: Table
     cursor: Table
     process: Table
+    held: Table
+    audit: Table
     inbox_message: Table
 
 
@@ -49,8 +52,11 @@ def add_tables(
     names = place.names
     return OutboxTables(
         columns.message(names),
+        columns.scheduled(names),
         columns.cursor(names),
         columns.process(names),
+        columns.held(names),
+        columns.audit(names),
         columns.inbox_message(names),
     )
 

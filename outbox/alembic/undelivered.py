@@ -18,7 +18,8 @@ _ENOUGH = 1000
 def count_undelivered(bridge: Bridge, dialect: Dialect, names: Names) -> str | None:
     """Return how many messages some relay name has not delivered, None if there are none.
 
-    On PostgreSQL nobody can write to the log from here to the end of the transaction.
+    Those that wait for a time or a condition count too, and those that could not be sent. On
+    PostgreSQL nobody can write to the log from here to the end of the transaction.
     """
     if dialect == "postgresql":
         bridge.execute(_lock(names))
@@ -43,15 +44,19 @@ def guard(dialect: Dialect, names: Names) -> str:
 
 
 def _lock(names: Names) -> str:
-    return f"lock table {names['outbox_message']} in access exclusive mode"
+    tables = f"{names['outbox_message']}, {names['outbox_scheduled']}"
+    return f"lock table {tables} in access exclusive mode"
 
 
 def _undelivered(dialect: Dialect, names: Names) -> str:
     log, cursor = names["outbox_message"], names["outbox_cursor"]
+    beside = " union all ".join(
+        f"select 1 from {names[table]}" for table in ("outbox_scheduled", "outbox_held")
+    )
     if dialect == "sqlite":
         return (
             f"select 1 from {log} where seq > (select coalesce(min(after_seq), 0) from {cursor}) "
-            f"limit {_ENOUGH}"
+            f"union all {beside} limit {_ENOUGH}"
         )
     # A cursor whose plan is missing, and a log without cursors, have delivered nothing.
     return f"""select 1 from {log} as m
@@ -63,4 +68,4 @@ def _undelivered(dialect: Dialect, names: Names) -> str:
                           or not (pg_visible_in_snapshot(m.xid, p.last)
                                   or (pg_visible_in_snapshot(m.xid, p.target)
                                       and m.seq <= c.after_seq)))
-                limit {_ENOUGH}"""
+                union all {beside} limit {_ENOUGH}"""

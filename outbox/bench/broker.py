@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ class Broker:
     would say nothing.
     """
 
-    def __init__(self, properties: Mapping[str, object]) -> None:
+    def __init__(self, properties: Mapping[str, object], timeout_s: float = 30.0) -> None:
         try:
             from confluent_kafka.admin import AdminClient
         except ImportError as error:
@@ -36,7 +36,7 @@ class Broker:
             ) from error
         if any(name.startswith("test.mock") for name in properties):
             raise ConfigurationError(_NO_MOCK)
-        self.properties = properties
+        self._timeout_s = timeout_s
         self._quiet = {**connection_properties(properties), "log_level": 2}
         self._admin = AdminClient(self._quiet)
         metadata = self._metadata()
@@ -49,7 +49,7 @@ class Broker:
         from confluent_kafka import KafkaException
 
         try:
-            return self._admin.list_topics(topic, timeout=_TIMEOUT_S)
+            return self._admin.list_topics(topic, timeout=self._timeout_s)
         except KafkaException as error:
             raise BrokerUnavailable(f"Kafka cannot be reached: {error.args[0].str()}") from error
 
@@ -80,6 +80,20 @@ class Broker:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise _refused(f"the topic {name} cannot be deleted", error) from error
+
+    def delete_groups(self, marks: Sequence[str]) -> None:
+        """Delete the consumer groups whose names contain one of these, each unique in the world."""
+        from confluent_kafka import KafkaException
+
+        try:
+            listed = self._admin.list_consumer_groups().result(_TIMEOUT_S).valid
+            names = [each.group_id for each in listed]
+            found = [name for name in names if any(mark in name for mark in marks)]
+            if found:
+                for done in self._admin.delete_consumer_groups(found).values():
+                    done.result(_TIMEOUT_S)
+        except KafkaException as error:
+            raise _refused("a consumer group cannot be deleted", error) from error
 
     def topic_conditions(self, name: str) -> dict[str, object]:
         """Return partitions and replicas of a topic, and the settings that say how safe it is."""
@@ -119,15 +133,25 @@ class Broker:
             consumer.close()
 
 
-def arrived(consumer: Any, expected: int, patience_s: float = _TIMEOUT_S) -> int:
-    """Return how many messages came to a consumer, having waited for as many as expected."""
+def arrived(
+    consumer: Any, expected: int, patience_s: float = _TIMEOUT_S, *, linger_s: float = 0.2
+) -> int:
+    """Return how many messages came to a consumer, having waited for as many as expected.
+
+    What else comes within `linger_s` is counted as well.
+    """
     count, deadline = 0, time.monotonic() + patience_s
     while count < expected and time.monotonic() < deadline:
-        got = [each for each in consumer.consume(10_000, 0.2) if each.error() is None]
-        count += len(got)
+        # One that waits for many waits for as long as it may.
+        got = _messages(consumer, min(expected - count, 10_000), 0.2)
+        count += got
         if got:
             deadline = time.monotonic() + patience_s
-    return count + sum(1 for each in consumer.consume(10_000, 0.2) if each.error() is None)
+    return count + (_messages(consumer, 10_000, linger_s) if linger_s else 0)
+
+
+def _messages(consumer: Any, at_most: int, timeout_s: float) -> int:
+    return sum(1 for each in consumer.consume(at_most, timeout_s) if each.error() is None)
 
 
 def _ends(consumer: Any, topic: str) -> list[Any]:

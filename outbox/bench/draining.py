@@ -7,7 +7,6 @@ nothing: it is the limit of a relay that is one Python process.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +16,10 @@ from typing import Any
 from outbox.bench.broker import arrived
 from outbox.bench.place import Place
 from outbox.bench.result import Goal, Repetition, Row
-from outbox.errors import ConfigurationError, OutboxError
-from outbox.publishers.kafka import DEFAULTS, OWNED, KafkaPublisher
+from outbox.errors import OutboxError
+from outbox.publishers.choosing import make_publisher
+from outbox.publishers.kafka import DEFAULTS, OWNED
+from outbox.record import DeliveryMode
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
 from outbox.store.opening import open_store
@@ -27,7 +28,7 @@ KEYS = 1_000
 PAYLOAD_BYTES = 256
 
 #: What the deliveries are held to.
-GOALS = {"at-least-once": 0.80, "exactly-once": 0.70}
+GOALS: dict[DeliveryMode, float] = {"at-least-once": 0.80, "exactly-once": 0.70}
 
 #: Rows that the bare loop reads at a time, as the relay does.
 _PAGE = RelaySettings().page_messages
@@ -35,9 +36,8 @@ _PAGE = RelaySettings().page_messages
 Drain = Callable[[Place], None]
 
 
-def drain_row(place: Place, messages: int, repetitions: int, delivery: str) -> Row:
+def drain_row(place: Place, messages: int, repetitions: int, delivery: DeliveryMode) -> Row:
     """Measure the bare loop and the relay in turn, in messages a second."""
-    require_delivery(delivery)
     # The first run of a new broker is a slow one, and would flatter whoever comes second.
     speed(bare_loop, place, messages)
     return Row(
@@ -73,8 +73,13 @@ def speed(drain: Drain, place: Place, messages: int) -> float:
     return messages / elapsed
 
 
-def fill(place: Place, messages: int, payload_bytes: int = PAYLOAD_BYTES) -> None:
-    """Write a backlog of messages with keys and traces, in one transaction."""
+def fill(
+    place: Place, messages: int, payload_bytes: int = PAYLOAD_BYTES, *, settle: bool = True
+) -> None:
+    """Write a backlog of messages with keys and traces, in one transaction.
+
+    `settle`: let vacuum and statistics be done with, so that they do not come in the midst of it.
+    """
     with place.servers.connect() as connection:
         connection.execute(
             f"""insert into {place.names["outbox_message"]} (topic, key, payload, traceparent)
@@ -83,7 +88,8 @@ def fill(place: Place, messages: int, payload_bytes: int = PAYLOAD_BYTES) -> Non
                  from generate_series(1, %s) as g""",
             (place.topic, KEYS, payload_bytes, messages),
         )
-        connection.execute(f"vacuum analyze {place.names['outbox_message']}")
+        if settle:
+            connection.execute(f"vacuum analyze {place.names['outbox_message']}")
 
 
 def bare_loop(place: Place) -> None:
@@ -123,30 +129,17 @@ def bare_loop(place: Place) -> None:
         raise OutboxError(f"the bare loop sent {sent} messages, and Kafka took {acknowledged}")
 
 
-def relay(place: Place, delivery: str = "at-least-once") -> None:
+def relay(place: Place, delivery: DeliveryMode = "at-least-once") -> None:
     """Do what `outbox-relay run --drain` does, in this process."""
     with closing(make_relay(place, delivery)) as made:
         made.run(threading.Event(), drain=True)
 
 
-def make_relay(place: Place, delivery: str = "at-least-once") -> Relay:
+def make_relay(place: Place, delivery: DeliveryMode = "at-least-once") -> Relay:
     """Return a relay for the place."""
     servers = place.servers
-    store = open_store(servers.url, place.names, password_callback=servers.password_callback)
-    given: dict[str, Any] = {} if delivery == "at-least-once" else {"delivery": delivery}
-    return Relay(store, lambda: KafkaPublisher(servers.kafka), RelaySettings(**given))
-
-
-def deliveries() -> list[str]:
-    """Return the deliveries that this version has."""
-    has_choice = any(each.name == "delivery" for each in dataclasses.fields(RelaySettings))
-    return list(GOALS) if has_choice else ["at-least-once"]
-
-
-def require_delivery(delivery: str) -> None:
-    """Raise ConfigurationError for a delivery that this version has not."""
-    if delivery not in deliveries():
-        raise ConfigurationError(
-            f"delivery {delivery!r} is not available in this version; there is "
-            + " and ".join(deliveries())
-        )
+    return Relay(
+        open_store(servers.url, place.names, password_callback=servers.password_callback),
+        lambda: make_publisher(servers.kafka, delivery),
+        RelaySettings(delivery=delivery),
+    )

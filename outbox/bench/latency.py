@@ -21,9 +21,6 @@ from outbox.bench.process import cpu_seconds
 from outbox.bench.result import percentile
 from outbox.errors import BrokerUnavailable
 
-#: Consumers wait on the broker for data; this is how they are told at once.
-_EAGER = {"fetch.wait.max.ms": 10, "fetch.min.bytes": 1}
-
 #: Digits at the beginning of each payload: the writer's clock, in nanoseconds.
 _STAMP = 20
 
@@ -78,7 +75,7 @@ class Seen:
 
 def under_load(pipeline: Pipeline, broker: Broker, load: Load) -> Seen:
     """Write at a steady rate and return how long messages took."""
-    with broker.reading(pipeline.topic, **_EAGER) as consumer, _Writers(pipeline, load) as writers:
+    with broker.reading(pipeline.topic) as consumer, _Writers(pipeline, load) as writers:
         delays = _Delays(load)
         used, began = cpu_seconds(pipeline.pids()), time.perf_counter()
         writers.start()
@@ -99,11 +96,12 @@ def of_lone_messages(
     """Return, in milliseconds, how long messages took that were written to an idle pipeline."""
     spread = random.Random(0)  # noqa: S311 - lets writes and looks fall out of step, guards nothing
     took = []
-    with broker.reading(pipeline.topic, **_EAGER) as consumer, pipeline.writer() as write:
+    with broker.reading(pipeline.topic) as consumer, pipeline.writer() as write:
         for number in range(count + 1):
             time.sleep(spread.uniform(*pause_s))
             write(f"key-{number % KEYS}", _payload())
-            took.append((time.monotonic_ns() - _next_stamp(consumer)) / 1e6)
+            written = _next_stamp(consumer)
+            took.append((time.monotonic_ns() - written) / 1e6)
     return took[1:]  # the first waits for connections and metadata
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from outbox.database import DatabaseUrl, PasswordCallback, connect_postgresql
 from outbox.errors import ConfigurationError, DatabaseUnavailable, OutboxError
 from outbox.migrations import migrate
 from outbox.names import Names
+from outbox.record import EXACTLY_ONCE
 from outbox.store.owner import is_certainly_dead, new_owner
 
 if TYPE_CHECKING:
@@ -35,11 +38,15 @@ _SCHEMA, _TOPIC = "outbox_bench_", "outbox-bench-"
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where to measure. `kafka`: librdkafka's properties, `bootstrap.servers` among them."""
+    """Where to measure. `kafka`: librdkafka's properties, `bootstrap.servers` among them.
+
+    `timeout_s`: how long to wait for a broker that is away.
+    """
 
     url: DatabaseUrl
     kafka: Mapping[str, object]
     password_callback: PasswordCallback | None = field(default=None, repr=False)
+    timeout_s: float = 30.0
 
     def connect(self) -> psycopg.Connection:
         """Connect to the database, in autocommit mode."""
@@ -68,6 +75,7 @@ class Place:
     def renew(self, *, retention_s: int | None = None) -> None:
         """Make all tables anew, and nothing else of what was in the schema."""
         with self.servers.connect() as connection:
+            _delete_groups(connection, self.broker, self.schema)
             _make_schema(connection, self.schema, self.mark)
         migrate(
             self.servers.url,
@@ -90,7 +98,7 @@ def place(
     `replication`: replicas of the topic, -1 as the broker thinks fit. Raises ConfigurationError
     where rights are missing, DatabaseUnavailable, BrokerUnavailable.
     """
-    broker = Broker(servers.kafka)
+    broker = Broker(servers.kafka, servers.timeout_s)
     with servers.connect() as connection:
         _check_rights(connection)
         remove_leftovers(connection, broker, say)
@@ -100,7 +108,26 @@ def place(
             broker.create_topic(made.topic, partitions, replication)
             yield made
         finally:
-            _remove(connection, made, say)
+            with _undisturbed(say):
+                _remove(connection, made, say)
+
+
+@contextmanager
+def _undisturbed(say: Callable[[str], None]) -> Iterator[None]:
+    """Let nobody interrupt a removal that takes a second or two; they were heard already."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def tell(*_: object) -> None:
+        say("removing what was made for this; a moment")
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _new_place(connection: psycopg.Connection, servers: Servers, broker: Broker) -> Place:
@@ -159,42 +186,59 @@ def _drop(connection: psycopg.Connection, schema: str) -> None:
 
 
 def _remove(connection: psycopg.Connection, made: Place, say: Callable[[str], None]) -> None:
-    """Remove the topic, then the schema; over a new connection if the other one broke."""
-    problem = _deleted(made.broker, made.topic)
+    """Remove everything; over a new connection if the other one broke."""
     try:
         if connection.closed or connection.broken:
             with made.servers.connect() as another:
-                _remove_schema(another, made.schema, made.mark, problem)
+                problem = _remove_all(another, made.broker, made.schema, made.topic, made.mark)
         else:
-            _remove_schema(connection, made.schema, made.mark, problem)
+            connection.rollback()
+            problem = _remove_all(connection, made.broker, made.schema, made.topic, made.mark)
     except DatabaseUnavailable as error:
         problem = f"the schema {made.schema} and the topic {made.topic} may be left: {error}"
     if problem:
         say(f"{problem}. The next run removes what is left")
 
 
-def _remove_schema(
-    connection: psycopg.Connection, schema: str, mark: str, problem: str | None
-) -> None:
+def _remove_all(
+    connection: psycopg.Connection, broker: Broker, schema: str, topic: str, mark: str
+) -> str | None:
+    """Remove what is on the broker, then the schema; return what went wrong with the broker."""
     from psycopg import OperationalError
 
     try:
-        connection.rollback()
+        problem = _removed_from(broker, connection, schema, topic)
         if problem:  # the comment must outlive the topic that it tells of
             _make_schema(connection, schema, mark)
         else:
             _drop(connection, schema)
     except OperationalError as error:
         raise DatabaseUnavailable(str(error)) from error
+    return problem
 
 
-def _deleted(broker: Broker, topic: str) -> str | None:
-    """Delete a topic; return the sentence why that was not possible, or None."""
+def _removed_from(
+    broker: Broker, connection: psycopg.Connection, schema: str, topic: str
+) -> str | None:
+    """Delete a topic and the groups; return the sentence why that was not possible, or None."""
     try:
+        _delete_groups(connection, broker, schema)
         broker.delete_topic(topic)
     except OutboxError as error:
-        return f"the topic {topic} could not be deleted: {error}"
+        return str(error)
     return None
+
+
+def _delete_groups(connection: psycopg.Connection, broker: Broker, schema: str) -> None:
+    """Delete the groups in which Kafka keeps the positions of an exactly-once relay."""
+    cursor = Names(schema=schema)["outbox_cursor"]
+    if _one(connection, "select to_regclass(%s) is null", cursor):
+        return
+    rows = connection.execute(
+        f"select origin::text from {cursor} where delivery = %s", (EXACTLY_ONCE,)
+    ).fetchall()
+    if rows:
+        broker.delete_groups([origin for (origin,) in rows])
 
 
 # What runs that were killed have left
@@ -218,8 +262,7 @@ def remove_leftovers(
                 f"{mark['topic']}; run this with that cluster to have both removed"
             )
             continue
-        problem = _deleted(broker, mark["topic"])
-        _remove_schema(connection, schema, comment, problem)
+        problem = _remove_all(connection, broker, schema, mark["topic"], comment)
         say(problem or f"removed what an earlier run left: {schema}, {mark['topic']}")
 
 

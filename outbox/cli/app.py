@@ -28,6 +28,8 @@ COMMANDS = {
     "relays": "outbox.cli.relays:relays",
     "lanes": "outbox.cli.lanes:lanes",
     "prune": "outbox.cli.prune:prune",
+    "verify": "outbox.cli.verify:verify",
+    "bench": "outbox.cli.bench:bench",
     "config": "outbox.cli.config:config",
     "demo": "outbox.cli.demo:demo",
 }

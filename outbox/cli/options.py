@@ -25,7 +25,7 @@ _HELP = {
     "schema": "The schema of the tables. Default: the search path.",
     "table_prefix": "What the names of the tables begin with.",
     "name": "The relay name, which owns a cursor.",
-    "delivery": "The delivery guarantee: at-least-once.",
+    "delivery": "How to publish: at-least-once or exactly-once.",
     "poll_interval": "Seconds between looks at an idle log, at the most.",
     "lease": "Seconds after which another process stands in for one that died.",
     "connect_timeout": "Seconds after which a server that is away is given up.",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from outbox.cli.options import database_options, json_option, settings_from
 from outbox.cli.output import print_json, say
+from outbox.cli.times import Moment
 from outbox.cli.waiting import connected_store
 
 if TYPE_CHECKING:
@@ -17,8 +19,21 @@ EPILOG = """\b
 Examples:
   outbox-relay relays list
   outbox-relay relays create audit --from latest
+  outbox-relay relays create copy --from 2h
   outbox-relay relays forget audit --yes
   outbox-relay relays rebind default"""
+
+
+class Beginning(Moment):
+    """Where a relay name begins: `earliest`, `latest`, or a moment."""
+
+    name = "earliest|latest|time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the word, or an aware datetime."""
+        return value if value in ("earliest", "latest") else super().convert(value, param, ctx)
 
 
 @click.group(epilog=EPILOG)
@@ -31,16 +46,23 @@ def relays() -> None:
 @click.option(
     "--from",
     "start",
-    type=click.Choice(["earliest", "latest"]),
+    type=Beginning(),
     required=True,
-    help="Begin at the first retained message, or after the last one.",
+    metavar="earliest|latest|TIME",
+    help="Begin at the first retained message, after the last one, or with what was written at a"
+    " time (2026-11-21T09:30:00Z, or 2h for two hours ago).",
 )
 @database_options
-def create(*, name: str, start: Literal["earliest", "latest"], **flags: object) -> None:
-    """Make the relay name NAME."""
+def create(*, name: str, start: Literal["earliest", "latest"] | datetime, **flags: object) -> None:
+    """Make the relay name NAME.
+
+    From a time, everything that was written then or later is delivered, and perhaps a few messages
+    of just before. The log is looked through once to find where that is.
+    """
     with connected_store(settings_from(flags)) as store:
         store.create_relay(name, start)
-    say(f"created relay {name}, from the {start} message")
+    whence = f"{start.isoformat()} on" if isinstance(start, datetime) else f"the {start} message"
+    say(f"created relay {name}, from {whence}")
 
 
 @relays.command("list", epilog="\b\nExample:\n  outbox-relay relays list --json")

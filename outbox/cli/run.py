@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("outbox.relay")
 
+#: A database that is merely busy is given as long to answer, in seconds, however short the lease.
+_LEAST_SILENCE_S = 5.0
+
 EPILOG = """\b
 Examples:
   outbox-relay run --database-url postgresql://localhost/shop -X bootstrap.servers=localhost:9092
@@ -91,9 +94,9 @@ def _say_what_was_done(monitor: RelayMonitor) -> None:
 
 def _publishers(settings: Settings) -> Callable[[], Publisher]:
     """Return what makes a publisher for every term; one in front only where there is need."""
-    from outbox.publishers.kafka import KafkaPublisher
+    from outbox.publishers.choosing import make_publisher
 
-    make_kafka = partial(KafkaPublisher, settings.kafka_properties())
+    make_kafka = partial(make_publisher, settings.kafka_properties(), settings.delivery)
     if not settings.topics and settings.cloudevents == "off":
         return make_kafka
     from outbox.encoding.encodings import Encodings
@@ -119,12 +122,14 @@ def _relay(settings: Settings, observer: Observer) -> Relay:
         settings.require_database(),
         settings.names,
         password_callback=settings.password_callback(),
+        silence_s=max(settings.lease / 2, _LEAST_SILENCE_S),
     )
     return Relay(
         store,
         _publishers(settings),
         RelaySettings(
             name=settings.name,
+            delivery=settings.delivery,
             poll_interval_s=settings.poll_interval,
             lease_s=settings.lease,
             drain_timeout_s=settings.drain_timeout,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from outbox.metrics.monitor import RelayMonitor
     from outbox.store.base import LogGauges
 
+#: A sample may take as long, in seconds; then a network that swallows everything is more likely.
+_SILENCE_S = 60.0
+
 
 def make_monitor(settings: Settings) -> RelayMonitor:
     """Return what the relay tells of itself to."""
@@ -60,4 +63,5 @@ def _open(settings: Settings) -> LogGauges:
         settings.require_database(),
         settings.names,
         password_callback=settings.password_callback(),
+        silence_s=_SILENCE_S,
     )

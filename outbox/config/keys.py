@@ -48,11 +48,11 @@ def _relay_name(value: object) -> str:
 
 
 def _delivery(value: object) -> str:
-    if value == "exactly-once":
-        raise ConfigurationError("'exactly-once' is not available in this version")
-    if value != "at-least-once":
-        raise ConfigurationError(f"{value!r} is not a way of delivery: use at-least-once")
-    return "at-least-once"
+    if value not in ("at-least-once", "exactly-once"):
+        raise ConfigurationError(
+            f"{value!r} is not a way of delivery: use at-least-once or exactly-once"
+        )
+    return str(value)
 
 
 def _cloudevents(value: object) -> str:

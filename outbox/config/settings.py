@@ -19,11 +19,13 @@ from outbox.config.host import NO_HOST, HostSettings, check_host
 from outbox.config.kafka_properties import VARIABLE_PREFIX, check_property, is_secret, property_of
 from outbox.config.keys import BY_NAME, KEYS, Key, callback_name
 from outbox.config.lanes import LaneSetting, read_lanes
+from outbox.config.retry_rules import RetryRules, read_retry
 from outbox.config.sources import FILE_NAME, Found, flattened, from_variables, read_secret, why
 from outbox.config.topic_rules import TopicRule, read_rules
 from outbox.database import DatabaseUrl
 from outbox.errors import ConfigurationError
 from outbox.names import Names
+from outbox.record import DeliveryMode
 
 _LIBPQ = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER", "PGPORT")
 
@@ -34,14 +36,15 @@ class Settings:
 
     `kafka` holds librdkafka's properties as they were given, checked for those that are ours;
     `found` the source of every setting, the Kafka ones under `kafka.<property>`. `registry` holds
-    the properties of the schema registry's client, `topics` how the payloads of topics are encoded.
+    the properties of the schema registry's client, `topics` how the payloads of topics are encoded,
+    `retry` what becomes of messages that cannot be sent.
     """
 
     database_url: DatabaseUrl | None
     database_password_callback: str | None
     names: Names
     name: str
-    delivery: str
+    delivery: DeliveryMode
     poll_interval: float
     lease: float
     connect_timeout: float
@@ -58,6 +61,7 @@ class Settings:
     topics: tuple[TopicRule, ...] = ()
     lanes: tuple[LaneSetting, ...] = ()
     broker_at: str | None = None
+    retry: RetryRules = field(default_factory=RetryRules)
 
     def require_database(self) -> DatabaseUrl:
         """Return the database's URL, or raise ConfigurationError with all ways to give it."""
@@ -151,7 +155,9 @@ def load(
         )
         for lane in lanes
     }
+    retry = _retry(table, file)
     found |= dict((*shown_registry(registry), *shown_rules(topics, file)))
+    found |= {name: Found(value, f"file {file}") for name, value in retry.shown()}
     return Settings(
         database_url=_url(found["database_url"]),
         database_password_callback=values["database_password_callback"],
@@ -174,6 +180,7 @@ def load(
         topics=topics,
         lanes=lanes,
         broker_at=host.broker_at,
+        retry=retry,
     )
 
 
@@ -187,6 +194,13 @@ def _rules(table: Mapping[str, object], file: Path) -> tuple[TopicRule, ...]:
 def _lanes(table: Mapping[str, object], file: Path) -> tuple[LaneSetting, ...]:
     try:
         return read_lanes(table.get("lanes", {}))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {error}") from error
+
+
+def _retry(table: Mapping[str, object], file: str) -> RetryRules:
+    try:
+        return read_retry(table.get("retry", {}))
     except ConfigurationError as error:
         raise ConfigurationError(f"{file}: {error}") from error
 
@@ -282,7 +296,7 @@ def _read_file(config: object, directory: Path) -> tuple[str, Mapping[str, objec
 
 
 def _refuse_unknown(path: Path, table: Mapping[str, object]) -> None:
-    known = [*BY_NAME, "kafka", "registry", "topics", "lanes"]
+    known = [*BY_NAME, "kafka", "registry", "topics", "lanes", "retry"]
     for name in table:
         if name not in known:
             close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)

@@ -25,6 +25,6 @@ except ImportError as error:
     ) from error
 
 from outbox.django.databases import connection
-from outbox.django.writing import add, add_all
+from outbox.django.writing import add, add_all, cancel, release
 
-__all__ = ["add", "add_all", "connection"]
+__all__ = ["add", "add_all", "cancel", "connection", "release"]

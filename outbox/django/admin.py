@@ -18,7 +18,7 @@ from django.utils.html import format_html
 from outbox.django import banner
 from outbox.django.apps import LABEL
 from outbox.django.filters import AgeFilter, DatabaseFilter, TopicFilter, TypeFilter, alias_of
-from outbox.django.models import OutboxCursor, OutboxMessage
+from outbox.django.models import OutboxCursor, OutboxMessage, OutboxScheduled
 from outbox.django.payloads import shown_payload
 from outbox.django.state import relay_states
 from outbox.errors import OutboxError
@@ -176,6 +176,24 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         return format_html(
             '<pre style="white-space: pre-wrap">{}</pre>', shown_payload(message.payload)
         )
+
+
+@admin.register(OutboxScheduled)
+class OutboxScheduledAdmin(ReadOnlyAdmin):
+    """What waits for a time or a condition, in the order of writing."""
+
+    list_display = ("no", "due_at", "wait_for", "topic", "key", "type", "message_id")
+    list_filter = (DatabaseFilter,)
+    list_per_page = 50
+    sortable_by = ("no",)
+    fields = (
+        *("no", "message_id", "created_at", "due_at", "wait_for", "topic", "key", "type", "lane"),
+        *("content_type", "headers"),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        """Return the rows without what is large."""
+        return super().get_queryset(request).defer("payload")
 
 
 @admin.register(OutboxCursor)

@@ -90,6 +90,34 @@ class OutboxMessage(ReadOnlyModel):
         return f"{self.topic} {self.message_id}"
 
 
+class OutboxScheduled(ReadOnlyModel):
+    """A message that waits for a time, or for a condition; a relay moves it into the log."""
+
+    no: models.BigIntegerField[int, int] = models.BigIntegerField(primary_key=True)
+    due_at = MomentField("due at", null=True)
+    wait_for: models.TextField[str | None, str | None] = models.TextField("waits for", null=True)
+    created_at = MomentField("written at")
+    message_id = MessageIdField("id", db_column="id")
+    topic: models.TextField[str, str] = models.TextField()
+    key: models.TextField[str | None, str | None] = models.TextField(null=True)
+    type: models.TextField[str | None, str | None] = models.TextField(null=True)
+    content_type: models.TextField[str | None, str | None] = models.TextField(null=True)
+    payload: models.BinaryField[bytes | None, bytes | None] = models.BinaryField(null=True)
+    headers = models.JSONField(null=True)
+    lane: models.TextField[str | None, str | None] = models.TextField(null=True)
+
+    class Meta:
+        managed = False
+        app_label = LABEL
+        db_table = table_name("outbox_scheduled")
+        default_permissions = ("view",)
+        ordering: ClassVar = ["no"]
+        verbose_name = "scheduled message"
+
+    def __str__(self) -> str:
+        return f"{self.topic} {self.message_id}"
+
+
 class OutboxCursor(ReadOnlyModel):
     """How far a relay name has come on a lane, and which process holds the lane."""
 
@@ -114,6 +142,67 @@ class OutboxCursor(ReadOnlyModel):
 
     def __str__(self) -> str:
         return f"{self.relay} ({self.lane})"
+
+
+class OutboxHeld(ReadOnlyModel):
+    """A message that a relay name cannot send now: what is done about it, and why."""
+
+    pk = models.CompositePrimaryKey("relay", "seq")
+    relay: models.TextField[str, str] = models.TextField()
+    lane: models.TextField[str, str] = models.TextField()
+    seq: models.BigIntegerField[int, int] = models.BigIntegerField("position")
+    created_at = MomentField("written at")
+    message_id = MessageIdField("id", db_column="id")
+    topic: models.TextField[str, str] = models.TextField()
+    key: models.TextField[str | None, str | None] = models.TextField(null=True)
+    type: models.TextField[str | None, str | None] = models.TextField(null=True)
+    content_type: models.TextField[str | None, str | None] = models.TextField(null=True)
+    payload: models.BinaryField[bytes | None, bytes | None] = models.BinaryField(null=True)
+    headers = models.JSONField(null=True)
+    traceparent: models.TextField[str | None, str | None] = models.TextField(null=True)
+    tracestate: models.TextField[str | None, str | None] = models.TextField(null=True)
+    state: models.TextField[str, str] = models.TextField()
+    attempts: models.IntegerField[int, int] = models.IntegerField()
+    next_attempt_at = MomentField("next attempt", null=True)
+    fault: models.TextField[str | None, str | None] = models.TextField(null=True)
+    error: models.TextField[str | None, str | None] = models.TextField(null=True)
+    held_at = MomentField("held since")
+    changed_at = MomentField("changed at")
+
+    class Meta:
+        managed = False
+        app_label = LABEL
+        db_table = table_name("outbox_held")
+        default_permissions = ("view",)
+        ordering: ClassVar = ["relay", "seq"]
+        verbose_name = "held message"
+
+    def __str__(self) -> str:
+        return f"{self.topic} {self.message_id} ({self.state})"
+
+
+class OutboxAudit(ReadOnlyModel):
+    """What an operator did, when, and to how many messages."""
+
+    id: models.BigIntegerField[int, int] = models.BigIntegerField(primary_key=True)
+    at = MomentField()
+    action = MessageIdField()
+    actor: models.TextField[str, str] = models.TextField()
+    source: models.TextField[str, str] = models.TextField()
+    command: models.TextField[str, str] = models.TextField()
+    what = models.JSONField()
+    messages: models.BigIntegerField[int, int] = models.BigIntegerField()
+
+    class Meta:
+        managed = False
+        app_label = LABEL
+        db_table = table_name("outbox_audit")
+        default_permissions = ("view",)
+        ordering: ClassVar = ["-id"]
+        verbose_name = "operator's action"
+
+    def __str__(self) -> str:
+        return f"{self.command} by {self.actor}"
 
 
 class InboxMessage(ReadOnlyModel):

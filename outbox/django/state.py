@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from outbox.store.base import RelayStatus, StoreAdmin
 
 
+#: Where messages are that are neither in the log nor delivered.
+_BESIDE_THE_LOG = {
+    "outbox_scheduled": "there are messages that wait for their time or a condition",
+    "outbox_held": "there are messages that could not be sent and are held",
+}
+
+
 def relay_states(using: str) -> list[RelayStatus]:
     """Return how far each relay name has come. Counts no table.
 
@@ -97,17 +104,17 @@ def _read_version(using: str, component: Component) -> tuple[int, int] | None:
 def undelivered(using: str) -> str | None:
     """Say which messages wait for a relay, or None if all are delivered."""
     states = relay_states(using)
-    if not states and _has_messages(using):
+    if not states and _has(using, "outbox_message"):
         return "there are messages and no relay name to deliver them"
     waiting = [state for state in states if state.lag_messages]
     if not waiting:
-        return None
+        return next((words for table, words in _BESIDE_THE_LOG.items() if _has(using, table)), None)
     return "not delivered: " + ", ".join(
         f"{state.lag_messages} by relay {state.relay} ({state.lane})" for state in waiting
     )
 
 
-def _has_messages(using: str) -> bool:
+def _has(using: str, table: str) -> bool:
     with _translated(using) as connection:
-        log = current().names["outbox_message"]
-        return connection.execute(f"select 1 from {log} limit 1").fetchone() is not None
+        query = f"select 1 from {current().names[table]} limit 1"
+        return connection.execute(query).fetchone() is not None

@@ -79,6 +79,24 @@ def add_all(messages: Iterable[Message], *, using: str = "default") -> None:
         writer().add_all(connection(using), messages)
 
 
+def cancel(id: UUID | str, *, using: str = "default") -> bool:
+    """Take back a message that waits for its time or a condition, if the transaction commits.
+
+    Returns whether it was still there. Raises what `add` raises.
+    """
+    with _explained(using):
+        return writer().cancel(connection(using), id)
+
+
+def release(*conditions: str, using: str = "default") -> int:
+    """Let the messages that wait for these conditions go, if the transaction commits.
+
+    Returns how many that were. Raises what `add` raises.
+    """
+    with _explained(using):
+        return writer().release(connection(using), *conditions)
+
+
 @contextmanager
 def _explained(using: str) -> Iterator[None]:
     """Name Django's command instead of ours where the tables are missing or old."""

@@ -26,6 +26,15 @@ class EncodingPublisher:
         self._inner = inner
         self._encodings = encodings
 
+    @property
+    def transactional(self) -> bool:
+        """Return whether the other one publishes in transactions."""
+        return self._inner.transactional
+
+    def claim(self, identity: str, timeout_s: float) -> list[str]:
+        """Shut out those before us."""
+        return self._inner.claim(identity, timeout_s)
+
     def connect(self, timeout_s: float) -> str:
         """Reach the broker. The registry is asked when its first schema is needed."""
         return self._inner.connect(timeout_s)

@@ -20,8 +20,19 @@ class TopicUnavailable(BrokerUnavailable):
     """A topic does not exist or may not be written to; it may yet."""
 
 
+class Fenced(BrokerUnavailable):
+    """Another process has begun to publish under this one's name; the broker takes no more of ours.
+
+    It may also be that the broker gave up a transaction of ours that took too long.
+    """
+
+
 class Delivery(Protocol):
     """Who wants to know which of a page's messages have arrived."""
+
+    @property
+    def mark(self) -> str:
+        """Return what to keep at the broker, in the transaction of the page's messages."""
 
     def acknowledged(self, index: int) -> None:
         """Note that the page's message number `index` is in the broker's log, durably."""
@@ -34,8 +45,19 @@ class Publisher(Protocol):
     anything is of no further use and must be closed.
     """
 
+    @property
+    def transactional(self) -> bool:
+        """Return whether messages and their page's mark become true together, or not at all."""
+
     def connect(self, timeout_s: float) -> str:
         """Reach the broker and return its cluster's id. Raises BrokerUnavailable."""
+
+    def claim(self, identity: str, timeout_s: float) -> list[str]:
+        """Shut out every transactional publisher that has this identity; return the marks it kept.
+
+        What it had begun is undone, and it can begin nothing any more. A transactional publisher
+        must be given its identity before it publishes. Raises BrokerUnavailable.
+        """
 
     def publish(
         self,

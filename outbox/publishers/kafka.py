@@ -5,26 +5,34 @@ Why each of them is what it is: docs/adr/0003-producer.md.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from itertools import repeat
+from operator import itemgetter
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, MissingExtra
+from outbox.errors import BrokerUnavailable, MessageRefused
 from outbox.headers import WireHeaders, wire_headers
 from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.publishers.cold import ColdPartitions
 from outbox.publishers.faults import Fault, fault_of
+from outbox.publishers.fencing import fence
+from outbox.publishers.librdkafka import (
+    Complaint,
+    abandon,
+    error_name,
+    kafka_exceptions,
+    make_producer,
+    sentence_of,
+)
 from outbox.publishers.topics import TopicLimits
 from outbox.record import Record
 from outbox.tracing import end_send_span, start_send_span, tracing_is_on
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
-
-_librdkafka_logger = logging.getLogger("outbox.librdkafka")
 
 #: Ours: under these, and no others, what the relay promises is true.
 OWNED: Mapping[str, object] = {
@@ -43,6 +51,8 @@ OWNED: Mapping[str, object] = {
 DEFAULTS: Mapping[str, object] = {
     "allow.auto.create.topics": False,
     "socket.timeout.ms": 10_000,
+    # A broker answers this first question at once or not at all.
+    "api.version.request.timeout.ms": 3_000,
     "reconnect.backoff.max.ms": 2_000,
     "linger.ms": 1,
     # Above what `Outbox` admits by default (1,000,000 bytes) by the headers that we add.
@@ -64,7 +74,15 @@ _BROKER_REMEMBERS_S = 12 * 3600.0
 _LOOKS, _LOOK_S = 3, 0.1
 
 #: Offsets count from 0; librdkafka says -1001 where it knows none.
-_BEFORE_ALL = (-1, -1)
+_BEFORE_ALL = -1
+
+#: The partitioner chooses.
+_ANY_PARTITION = -1
+
+_topic = itemgetter(2)
+_parent = itemgetter(8)
+#: What `produce` takes first, in its order.
+_topic_payload_key = itemgetter(2, 4, 3)
 
 
 class KafkaPublisher:
@@ -76,22 +94,36 @@ class KafkaPublisher:
 
     def __init__(self, properties: Mapping[str, object]) -> None:
         self._properties = {**DEFAULTS, **properties, **OWNED}
-        self._complaint = _Complaint()
-        self._producer, self._log = _make_producer(self._properties, self._complaint.note)
+        self._complaint = Complaint()
+        self._producer, self._log = make_producer(self._properties, self._complaint.note)
         self._topics = TopicLimits(self._properties)
         self._cold = ColdPartitions(self._topics.partition_count)
         self._sent_at = time.monotonic()
-        self._kafka_error = _kafka_exceptions()
+        self._kafka_error = kafka_exceptions()
+        self._not_queued: tuple[type[Exception], ...] = (
+            BufferError,
+            TypeError,
+            *self._kafka_error,
+        )
         self._failure: Exception | None = None
         self._sent = 0
-        # By topic and partition: the last acknowledged message's number and offset.
-        self._last: dict[tuple[str, int], tuple[int, int]] = {}
+        # By topic, and then by partition: the last acknowledged message's number and offset.
+        self._last: dict[str, dict[int, list[int]]] = {}
         self._traced = tracing_is_on()
 
     @property
     def trouble(self) -> str | None:
         """Return what keeps the broker from answering, or None."""
         return self._complaint.text
+
+    @property
+    def transactional(self) -> bool:
+        """Return False: each message becomes true for itself."""
+        return False
+
+    def claim(self, identity: str, timeout_s: float) -> list[str]:
+        """Shut out whoever published exactly once before."""
+        return fence(self._properties, identity, timeout_s)
 
     def connect(self, timeout_s: float) -> str:
         """Reach the broker and return its cluster's id."""
@@ -100,7 +132,7 @@ class KafkaPublisher:
         except self._kafka_error as error:
             with suppress(*self._kafka_error):
                 self._producer.poll(0)  # what librdkafka has to say of the addresses
-            reason = self._complaint.text or _sentence(error)
+            reason = self._complaint.text or sentence_of(error)
             raise BrokerUnavailable(f"Kafka cannot be reached: {reason}") from error
         self._complaint.text = None
         self._topics.know(metadata)
@@ -115,7 +147,7 @@ class KafkaPublisher:
     ) -> None:
         """Hand a page's messages to librdkafka, in order."""
         # All of them first: headers that are none refuse their message before any is sent.
-        wires = _wires(records, position_prefix)
+        wires = wires_of(records, position_prefix)
         self._look_at_topics(records, wires, check)
         self._forget_if_idle()
         page = _SentPage(records, delivery, self._sent)
@@ -132,7 +164,7 @@ class KafkaPublisher:
         self, records: list[Record], wires: list[WireHeaders], check: Callable[[], None]
     ) -> None:
         """Find out, before anything is sent, what the broker would refuse."""
-        self._topics.meet({record[2] for record in records}, self._producer)
+        self._topics.meet(set(map(_topic, records)), self._producer)
         if self._topics.smallest_batch < int(str(self._properties.get("batch.size", 1_000_000))):
             self._rebuild(check)
         self._topics.refuse_oversized(records, wires)
@@ -152,8 +184,8 @@ class KafkaPublisher:
         as a whole when it is larger than the topic's `max.message.bytes`."""
         self._wait_for_acknowledgements(check)
         self._properties["batch.size"] = self._topics.smallest_batch
-        self._abandon()
-        self._producer, self._log = _make_producer(self._properties, self._complaint.note)
+        abandon(self._producer, self._log)
+        self._producer, self._log = make_producer(self._properties, self._complaint.note)
         self._last.clear()
         self._cold = ColdPartitions(self._topics.partition_count)
 
@@ -164,42 +196,60 @@ class KafkaPublisher:
         check: Callable[[], None],
     ) -> None:
         produce = self._producer.produce
-        report = self._reporter(page)
-        traced = self._traced
-        cold = self._cold.among({record[2] for record in page.records})
-        for index, (record, wire) in enumerate(zip(page.records, wires, strict=True)):
-            _, _, topic, key, payload, _, _, _, parent, _, _ = record
+        records = page.records
+        cold = self._cold.among(set(map(_topic, records)))
+        eventful = self._traced or bool(cold)
+        # The path is hot (docs/adr/0011-speed.md): bound methods are made far faster than partials,
+        # and arguments by position, the last of which are not documented, save a tenth of all.
+        reports = map(MethodType, repeat(self._reporter(page)), range(len(records)))
+        messages = zip(map(_topic_payload_key, records), wires, reports, strict=True)
+        for index, ((topic, payload, key), wire, report) in enumerate(messages):
             if not index % _CHECK_EVERY:
                 check()
                 self.poll(0)
-            if cold and topic in cold and key is not None and self._cold.must_wait(topic, key):
-                self._wait_for_acknowledgements(check)
-                self._cold.acknowledged(topic, key)
-            if traced and parent is not None:
-                page.start_span(index, record)
+            if eventful:
+                self._prepare(page, index, cold, check)
             try:
-                produce(topic, payload, key, on_delivery=partial(report, index), headers=wire)
-            except BufferError:
-                self._produce_later(topic, payload, key, partial(report, index), wire, check)
-            except self._kafka_error as error:
-                raise self._refusal(Record(*record), error) from error
+                produce(topic, payload, key, _ANY_PARTITION, report, None, 0, wire)
+            except self._not_queued as error:
+                self._produce_later(records[index], report, wire, error, check)
+
+    def _prepare(
+        self, page: _SentPage, index: int, cold: set[str], check: Callable[[], None]
+    ) -> None:
+        """Let a message wait for those before it where it must, and begin its span."""
+        record = page.records[index]
+        topic, _, key = _topic_payload_key(record)
+        if topic in cold and key is not None and self._cold.must_wait(topic, key):
+            self._wait_for_acknowledgements(check)
+            self._cold.acknowledged(topic, key)
+        if self._traced and _parent(record) is not None:
+            page.start_span(index, record)
 
     def _produce_later(
         self,
-        topic: str,
-        payload: bytes | None,
-        key: str | None,
+        record: Record,
         report: Callable[[Any, Any], None],
         wire: WireHeaders,
+        error: Exception,
         check: Callable[[], None],
     ) -> None:
-        """Wait for room in librdkafka's queue; skipping the message would break the order."""
-        while True:
-            check()
-            self.poll(0.1)
-            with suppress(BufferError):
+        """Wait for room in librdkafka's queue; skipping the message would break the order.
+
+        By name, since only that is documented; a TypeError says that the positions have changed.
+        """
+        topic, payload, key = _topic_payload_key(record)
+        while isinstance(error, BufferError | TypeError):
+            try:
                 self._producer.produce(topic, payload, key, on_delivery=report, headers=wire)
+            except BufferError:
+                check()
+                self.poll(0.1)
+            except self._kafka_error as refused:
+                error = refused
+            else:
                 return
+        raise self._refusal(Record(*record), error) from error
 
     def poll(self, timeout_s: float) -> None:
         """Report what became of messages."""
@@ -218,22 +268,15 @@ class KafkaPublisher:
         self.poll(0)  # raises again what has been raised before, though nothing is left to report
 
     def close(self) -> None:
-        """Give up whatever was not sent. `Producer.close()` would wait for the broker for ever."""
-        self._abandon()
-
-    def _abandon(self) -> None:
-        self._log.closed = True
-        with suppress(*self._kafka_error):
-            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
-        with suppress(*self._kafka_error):
-            self._producer.flush(1.0)
+        """Give up whatever was not sent."""
+        abandon(self._producer, self._log)
 
     def _refusal(self, record: Record, error: Exception) -> Exception:
         """Return what it means that librdkafka did not even queue a message."""
-        name = _name(error)
+        name = error_name(error)
         if name == "_FATAL":
             return self._diagnosis(error)
-        sentence = f"message {record.id} for topic {record.topic!r}: {_sentence(error)}"
+        sentence = f"message {record.id} for topic {record.topic!r}: {sentence_of(error)}"
         kind = MessageRefused if fault_of(name) is Fault.MESSAGE else DeliveryFailed
         return kind(sentence)
 
@@ -248,7 +291,7 @@ class KafkaPublisher:
             except self._kafka_error as later:
                 error = error if isinstance(later, SystemError) else later
         if not isinstance(self._failure, MessageRefused):
-            self._failure = DeliveryFailed(f"the producer failed: {_sentence(error)}")
+            self._failure = DeliveryFailed(f"the producer failed: {sentence_of(error)}")
         return self._failure
 
     # Called by librdkafka, from within poll. Must not raise.
@@ -258,7 +301,9 @@ class KafkaPublisher:
 
         It runs for every message, so what it needs is at hand in local names.
         """
-        last, records, base = self._last, page.records, page.base
+        base, spans = page.base, page.spans
+        topics = list(map(_topic, page.records))
+        last = {topic: self._last.setdefault(topic, {}) for topic in set(topics)}
         acknowledged, complaint = page.delivery.acknowledged, self._complaint
 
         def report(index: int, error: Any, message: Any) -> None:
@@ -266,20 +311,24 @@ class KafkaPublisher:
                 self._report_failure(page, index, error, message)
                 return
             offset = message.offset()
-            place = records[index][2], message.partition()
             number = base + index
-            last_number, last_offset = last.get(place, _BEFORE_ALL)
-            if offset is None or offset <= last_offset or number <= last_number:
+            partition = message.partition()
+            of_topic = last[topics[index]]
+            before = of_topic.get(partition)
+            if before is None:
+                before = of_topic[partition] = [_BEFORE_ALL, _BEFORE_ALL]
+            if offset is None or offset <= before[1] or number <= before[0]:
                 # No offset: an implicit acknowledgement, the broker never said where it is.
                 reason = "acknowledged without an offset" if offset is None else "out of order"
                 self._fail(page, index, reason, Fault.BROKER)
                 page.end_span(index, message, "not confirmed")
                 return
-            last[place] = number, offset
+            before[0] = number
+            before[1] = offset
             acknowledged(index)
             if complaint.text is not None:
                 complaint.text = None
-            if page.spans:
+            if spans:
                 page.end_span(index, message, None)
 
         return report
@@ -328,73 +377,9 @@ class _SentPage:
             end_send_span(span, message.partition(), message.offset(), error)
 
 
-class _Complaint:
-    """What librdkafka complained of last; the relay says it once. It stands apart, since a producer
-    that held on to its publisher would live, with its threads, until the collector comes by."""
-
-    def __init__(self) -> None:
-        self.text: str | None = None
-
-    def note(self, error: Any) -> None:
-        self.text = error.str()
-
-
-class _Log:
-    """librdkafka's log, as long as it is of interest: a producer that guarantees to leave no gap
-    calls it a fatal error that its queue was purged, which is how each of them ends."""
-
-    def __init__(self) -> None:
-        self.closed = False
-
-    def log(self, level: int, message: str, *arguments: object) -> None:
-        if not self.closed:
-            _librdkafka_logger.log(level, message, *arguments)
-
-
-def _make_producer(
-    properties: Mapping[str, object], on_error: Callable[[Any], None]
-) -> tuple[Any, _Log]:
-    """Make a producer of the raw class, and its log.
-
-    OpenTelemetry's Kafka instrumentation replaces `confluent_kafka.Producer` by a subclass that
-    would add a second `traceparent` to every message.
-    """
-    try:
-        import confluent_kafka
-    except ImportError as error:
-        raise MissingExtra(
-            'publishing to Kafka needs confluent-kafka; run `pip install "outbox-relay[kafka]"`'
-        ) from error
-    log = _Log()
-    raw = next(c for c in confluent_kafka.Producer.__mro__ if c.__module__ == "cimpl")
-    try:
-        return raw({**properties, "error_cb": on_error}, logger=log), log
-    except (confluent_kafka.KafkaException, ValueError, TypeError) as error:
-        raise ConfigurationError(f"Kafka properties: {_sentence(error)}") from error
-
-
-def _wires(records: list[Record], position_prefix: str) -> list[WireHeaders]:
+def wires_of(records: list[Record], position_prefix: str) -> list[WireHeaders]:
     """Return the headers of each message. Raises MessageRefused for headers that are none."""
     return [
         wire_headers(id_, type_, content, parent, state, f"{position_prefix}{seq}", headers)
         for seq, id_, _, _, _, type_, content, headers, parent, state, _ in records
     ]
-
-
-def _kafka_exceptions() -> tuple[type[Exception], ...]:
-    """Return what a call of the producer may raise. A SystemError comes out of poll when a callback
-    was called while the producer was already broken."""
-    from confluent_kafka import KafkaException
-
-    return (KafkaException, SystemError)
-
-
-def _name(error: Exception) -> str:
-    """Return librdkafka's name of an error."""
-    inner = error.args[0] if error.args else error
-    return str(inner.name()) if hasattr(inner, "name") else ""
-
-
-def _sentence(error: BaseException) -> str:
-    inner = error.args[0] if error.args else error
-    return str(inner.str()) if hasattr(inner, "str") else str(inner)

@@ -65,6 +65,15 @@ class MemoryPublisher:
         """Return None: memory always answers."""
         return None
 
+    @property
+    def transactional(self) -> bool:
+        """Return False."""
+        return False
+
+    def claim(self, identity: str, timeout_s: float) -> list[str]:  # noqa: ARG002 - the seam's signature
+        """Return nothing: memory keeps no marks, and nobody else has it."""
+        return []
+
     def connect(self, timeout_s: float) -> str:  # noqa: ARG002 - the seam's signature
         """Return the cluster's id."""
         return self._cluster_id

@@ -10,7 +10,7 @@ from outbox.errors import BrokerUnavailable, MessageRefused
 from outbox.headers import WireHeaders
 from outbox.publishers.base import TopicUnavailable
 from outbox.publishers.sizes import batch_size, client_size
-from outbox.record import Record
+from outbox.record import Record, payload_sizes
 
 logger = logging.getLogger("outbox.relay")
 
@@ -111,6 +111,8 @@ class TopicLimits:
         """
         # Sizes are taken to the byte only of what may be too large; headers alone never make it so.
         suspicious = min([self._client_limit, *self._limits.values()]) // 2
+        if max(payload_sizes(records), default=0) <= suspicious:
+            return
         for record, wire in zip(records, wires, strict=True):
             payload = record[4]
             if payload is not None and len(payload) > suspicious:

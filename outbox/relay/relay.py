@@ -13,6 +13,7 @@ from outbox.publishers.base import Publisher
 from outbox.relay.backoff import Backoff
 from outbox.relay.housekeeping import Housekeeping
 from outbox.relay.observer import Observer, Unobserved
+from outbox.relay.schedule import Scheduler
 from outbox.relay.service import STANDBY_INTERVAL_S, Service
 from outbox.relay.settings import RelaySettings
 from outbox.relay.term import Clock, Step, elapsed_clock
@@ -70,6 +71,7 @@ class Relay:
         self._state = ""
         self._database_at = clock()
         self._housekeeping = Housekeeping(store, clock, self._settings.prune_interval_s)
+        self._scheduler = Scheduler(store.schedule, clock, self._settings.poll_interval_s)
 
     # One pass, for tests, cron jobs and embedding
 
@@ -91,6 +93,8 @@ class Relay:
             raise
 
     def _pass(self) -> Pass:
+        if self._service.terms:
+            self._scheduler.begin_anew()
         read = delivered = 0
         while self._service.terms:
             self._service.ask_all()
@@ -204,6 +208,7 @@ class Relay:
         if self._service.terms:
             with self._observer.waiting("database"):
                 self._housekeeping.turn()
+                self._scheduler.turn()
             # To remove a file of many gigabytes may take longer than the lease lasts by our clock.
             self._service.save_if_due()
 

@@ -10,13 +10,14 @@ from outbox.errors import BrokerUnavailable, OutboxError
 from outbox.publishers.base import Publisher
 from outbox.relay.backoff import Backoff
 from outbox.relay.observer import Observer
+from outbox.relay.resuming import check_cluster, claim, is_claimed, resume
 from outbox.relay.seat import Seat
 from outbox.relay.settings import RelaySettings
 from outbox.relay.sharing import share
 from outbox.relay.term import Clock, Step, Term
 from outbox.relay.turns import Turns
 from outbox.relay.voice import Voice, awaited
-from outbox.store.base import LeaseLost, Store, Stream
+from outbox.store.base import Lease, LeaseLost, Store, Stream
 from outbox.store.owner import is_certainly_dead
 
 #: Who holds nothing looks this often, in seconds, whether there is something for it; who holds
@@ -161,22 +162,28 @@ class Service:
             seat.failures = 0
             seat.retry_at = self._clock() + STANDBY_INTERVAL_S
             return
+        seat.term, seat.cautious = self._new_term(lease, asked_at, cautious=seat.cautious), False
+        self._voice.lane_taken(lease)
+
+    def _new_term(self, lease: Lease, asked_at: float, *, cautious: bool) -> Term:
         publisher: Publisher | None = None
         try:
             publisher = self._make_publisher()
-            term = Term(
+            with self._observer.waiting("broker"):
+                cluster_id = publisher.connect(self._settings.lease_s / 2)
+            check_cluster(self._store, lease, cluster_id)
+            if is_claimed(lease, self._settings.delivery):
+                lease, asked_at = self._resume(lease, publisher)
+            return Term(
                 self._store,
                 lease,
                 asked_at,
                 publisher,
                 self._settings,
                 self._clock,
-                cautious=seat.cautious,
+                cautious=cautious,
                 observer=self._observer,
             )
-            with self._observer.waiting("broker"):
-                cluster_id = publisher.connect(lease_s / 2)
-            term.bind(cluster_id)
         except BaseException:
             if publisher is not None:
                 with self._observer.waiting("broker"):
@@ -184,8 +191,14 @@ class Service:
             with suppress(LeaseLost, OutboxError):
                 self._store.release(lease, lease.position)
             raise
-        seat.term, seat.cautious = term, False
-        self._voice.lane_taken(lease)
+
+    def _resume(self, lease: Lease, publisher: Publisher) -> tuple[Lease, float]:
+        """Return the lease at the latest position that is known, and when it was renewed."""
+        delivery, lease_s = self._settings.delivery, self._settings.lease_s
+        with self._observer.waiting("broker"):
+            marks = claim(publisher, lease, delivery)
+        asked_at = self._clock()
+        return resume(self._store, lease, marks, delivery, lease_s), asked_at
 
     # Working
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from outbox.errors import ConfigurationError
 from outbox.names import check_name
+from outbox.record import DeliveryMode
 
 _MIB = 1024 * 1024
 
@@ -19,10 +20,12 @@ class RelaySettings:
     acknowledgements. `connect_timeout_s`: after how long a drain gives up on servers that are away.
     `prune_interval_s`: how often it looks for old messages to remove.
     `in_flight_messages` bounds what a frozen relay can send when it wakes up, and what is sent
-    again after a crash.
+    again after a crash; exactly once, where neither can happen, twice as many may be on their way,
+    so that a page is prepared while a transaction ends.
     """
 
     name: str = "default"
+    delivery: DeliveryMode = "at-least-once"
     poll_interval_s: float = 0.05
     lease_s: float = 10.0
     drain_timeout_s: float = 10.0
@@ -37,6 +40,10 @@ class RelaySettings:
 
     def __post_init__(self) -> None:
         check_name("relay", self.name)
+        if self.delivery not in ("at-least-once", "exactly-once"):
+            raise ConfigurationError(
+                f"{self.delivery!r} is not a way of delivery: use at-least-once or exactly-once"
+            )
         for setting in ("poll_interval_s", "lease_s", "page_messages", "page_bytes"):
             if getattr(self, setting) <= 0:
                 raise ConfigurationError(f"{setting} must be greater than 0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from outbox.record import Page, Position
+from outbox.record import Page, Position, payload_sizes
 
 
 class SentPage:
@@ -18,7 +18,7 @@ class SentPage:
     def __init__(self, page: Page, sent_at: float = 0.0) -> None:
         self.page = page
         self.sent_at = sent_at
-        self.bytes = sum(len(record[4]) for record in page.records if record[4] is not None)
+        self.bytes = sum(payload_sizes(page.records))
         self.acked = bytearray(len(page.records))
         self.remaining = len(page.records)
 
@@ -26,6 +26,11 @@ class SentPage:
         """Note an acknowledgement; each message is acknowledged once."""
         self.acked[index] = 1
         self.remaining -= 1
+
+    @property
+    def mark(self) -> str:
+        """Return the mark of the page's end."""
+        return self.page.mark
 
     @property
     def confirmed(self) -> Position | None:
@@ -77,6 +82,11 @@ class InFlight:
         """
         first = self._pages[0].confirmed if self._pages else None
         return first or self._confirmed
+
+    @property
+    def oldest_sent_at(self) -> float | None:
+        """Return when the first of the pages was sent."""
+        return self._pages[0].sent_at if self._pages else None
 
     def __bool__(self) -> bool:
         return bool(self._pages)

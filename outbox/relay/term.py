@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, OutboxError
-from outbox.publishers.base import Publisher
+from outbox.errors import BrokerUnavailable, MessageRefused, OutboxError
+from outbox.publishers.base import Fenced, Publisher
 from outbox.record import Page
 from outbox.relay.observer import Observer, Unobserved
 from outbox.relay.settings import RelaySettings
 from outbox.relay.settlement import InFlight, SentPage
 from outbox.store.base import Lease, LeaseLost, Store
 
+logger = logging.getLogger("outbox.relay")
+
 Clock = Callable[[], float]
+
+#: An acknowledgement that has not come after so long, in seconds, is worth a warning.
+_LONG_S = 5.0
 
 
 def elapsed_clock() -> float:
@@ -71,20 +77,9 @@ class Term:
         # How many messages may be in flight. After a failure one, and twice as many each time that
         # all have arrived: what lies behind a message that cannot be sent goes out again with every
         # attempt.
-        self._allowed = 1 if cautious else settings.in_flight_messages
+        self._limit = settings.in_flight_messages * (2 if publisher.transactional else 1)
+        self._allowed = 1 if cautious else self._limit
         self._prefix = f"{lease.log_id}/{lease.relay}/{lease.lane}/"
-
-    def bind(self, cluster_id: str) -> None:
-        """Refuse to publish to another cluster than this relay name did before."""
-        known = self._lease.cluster_id
-        if known and cluster_id and known != cluster_id:
-            raise ConfigurationError(
-                f"relay {self._lease.relay!r} has published to Kafka cluster {known!r}, and this is"
-                f" {cluster_id!r}. If that is meant, run"
-                f" `outbox-relay relays rebind {self._lease.relay}`"
-            )
-        if cluster_id and not known:
-            self._store.bind_cluster(self._lease, cluster_id)
 
     def step(self, wait_s: float, *, read: bool = True) -> Step:
         """Send a page if there is room and one to read, then look what was acknowledged.
@@ -102,13 +97,25 @@ class Term:
         self._poll(0 if page is not None or not self._in_flight else wait_s)
         delivered = self._settle()
         if delivered and not self._in_flight:
-            self._allowed = min(self._allowed * 2, self._settings.in_flight_messages)
+            self._allowed = min(self._allowed * 2, self._limit)
         self.save_if_due()
         return Step(len(page.records) if page is not None else 0, delivered)
 
     def _poll(self, wait_s: float) -> None:
-        with self._observer.waiting("broker"):
+        with self._at_the_broker():
             self._publisher.poll(wait_s)
+
+    @contextmanager
+    def _at_the_broker(self) -> Iterator[None]:
+        try:
+            with self._observer.waiting("broker"):
+                yield
+        except Fenced as error:
+            logger.warning(
+                "relay %s: %s", self._lease.relay, error, extra={"event": "relay.fenced"}
+            )
+            self.save()  # raises LeaseLost if another relay has the lane
+            raise
 
     def _settle(self) -> int:
         """Drop what is acknowledged; return how many messages that were."""
@@ -139,8 +146,17 @@ class Term:
 
     @property
     def trouble(self) -> str | None:
-        """Return what keeps the broker from answering, or None."""
-        return self._publisher.trouble
+        """Return what keeps the broker from answering, or None.
+
+        A network that swallows everything is noticed here long before the client complains of it.
+        """
+        if (reason := self._publisher.trouble) is not None:
+            return reason
+        sent_at = self._in_flight.oldest_sent_at
+        silent_s = 0.0 if sent_at is None else self._clock() - sent_at
+        if silent_s < _LONG_S:
+            return None
+        return f"what was sent {silent_s:.0f} s ago is not acknowledged"
 
     @property
     def _has_room(self) -> bool:
@@ -164,7 +180,7 @@ class Term:
             return
         self._observer.sent(page)
         try:
-            with self._observer.waiting("broker"):
+            with self._at_the_broker():
                 self._publisher.publish(
                     list(page.records), f"{self._prefix}{page.batch}/", sent, self.check_lease
                 )

@@ -25,6 +25,9 @@ WRITER_COLUMNS = (
     "key_id",
 )
 
+#: What a writer says of a message that is not to be sent yet.
+SCHEDULE_COLUMNS = ("due_at", "wait_for")
+
 
 def grants(
     names: Names,
@@ -51,28 +54,39 @@ def _usage(schema: str | None, role: str) -> list[str]:
 
 
 def _writer(names: Names, role: str) -> list[str]:
+    scheduled = names["outbox_scheduled"]
+    timing = ", ".join(SCHEDULE_COLUMNS)
     return [
         f"grant insert ({', '.join(WRITER_COLUMNS)}) on {names['outbox_message']} to {role}",
         # A column grant alone fails on the default of seq.
         f"grant usage on sequence {names['outbox_message_seq']} to {role}",
         f"grant execute on function {names['outbox_slot']}() to {role}",
+        # To schedule, to find and cancel what was scheduled, and to release what waits.
+        f"grant insert ({timing}, {', '.join(WRITER_COLUMNS)}) on {scheduled} to {role}",
+        f"grant select (id, {timing}), update ({timing}), delete on {scheduled} to {role}",
     ]
 
 
 def _relay(names: Names, role: str) -> list[str]:
+    columns, timing = ", ".join(WRITER_COLUMNS), ", ".join(SCHEDULE_COLUMNS)
     return [
-        f"grant select on {names['outbox_message']} to {role}",
+        # It moves what is due into the log.
+        f"grant select, insert ({columns}) on {names['outbox_message']} to {role}",
         # To read a slot by itself and empty it, and to know which one is written to.
         *(
             f"grant select, truncate on {names[f'outbox_message_{slot}']} to {role}"
             for slot in SLOTS
         ),
         f"grant execute on function {names['outbox_slot']}() to {role}",
-        f"grant select on sequence {names['outbox_message_seq']} to {role}",
+        f"grant select, usage on sequence {names['outbox_message_seq']} to {role}",
+        f"grant select, update ({timing}), delete on {names['outbox_scheduled']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_cursor']} to {role}",
         f"grant select, insert, delete on {names['outbox_plan']} to {role}",
         f"grant select, insert, update on {names['outbox_lane']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_process']} to {role}",
+        f"grant select, insert, update, delete on {names['outbox_held']} to {role}",
+        # What was done cannot be undone in here.
+        f"grant select, insert on {names['outbox_audit']} to {role}",
         f"grant select, update (log_id, timeline) on {names['outbox_meta']} to {role}",
     ]
 

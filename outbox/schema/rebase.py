@@ -63,6 +63,7 @@ class _Log:
 
     last_value: int
     max_seq: int
+    max_held: int
     born: int
     now: int
 
@@ -135,10 +136,11 @@ def _read_log(connection: psycopg.Connection, names: Names) -> _Log:
     `born` is the id of the transaction that made the log in this cluster, from the row of its type,
     which neither GRANT nor ANALYZE nor VACUUM rewrites.
     """
-    last_value, cache, max_seq, born, now = postgresql.one(
+    last_value, cache, max_seq, max_held, born, now = postgresql.one(
         connection,
         f"""select case when s.is_called then s.last_value else 0 end, q.seqcache,
                    (select coalesce(max(seq), 0) from {names["outbox_message"]}),
+                   (select coalesce(max(seq), 0) from {names["outbox_held"]}),
                    (n.now - (n.now - t.xmin::text::numeric + 4294967296 * 2) % 4294967296)::bigint,
                    n.now::bigint
               from {names["outbox_message_seq"]} as s, pg_sequence as q, pg_type as t,
@@ -152,7 +154,7 @@ def _read_log(connection: psycopg.Connection, names: Names) -> _Log:
             f"run `alter sequence {names['outbox_message_seq']} cache 1`, let every writer "
             "connect anew, then rebase"
         )
-    return _Log(last_value, max_seq, born, now)
+    return _Log(last_value, max_seq, max_held, born, now)
 
 
 def _read_cursors(connection: psycopg.Connection, names: Names) -> list[_Cursor]:
@@ -179,11 +181,12 @@ def _read_cursors(connection: psycopg.Connection, names: Names) -> list[_Cursor]
 def _move_sequence(
     connection: psycopg.Connection, names: Names, log: _Log, cursors: list[_Cursor]
 ) -> None:
-    """Bring the sequence to where it has been, so that new numbers lie above all floors.
+    """Bring the sequence to where it has been, so that new numbers lie above all floors, and above
+    those of messages that are held.
 
     It is not rolled back with the transaction, and need not be: numbers may have gaps.
     """
-    reached = max([log.max_seq, *(cursor.next_floor or 0 for cursor in cursors)])
+    reached = max([log.max_seq, log.max_held, *(cursor.next_floor or 0 for cursor in cursors)])
     if log.last_value < reached:
         postgresql.one(
             connection, "select setval(%s::regclass, %s)", (names["outbox_message_seq"], reached)
@@ -332,7 +335,7 @@ def _write_cursor(
         f"""update {names["outbox_cursor"]}
                set plan_no = %(no)s, after_seq = %(floor)s, epoch = epoch + 1, owner = null,
                    lease_until = null, written_by = pg_current_xact_id(),
-                   moved_at = clock_timestamp()
+                   moved_at = clock_timestamp(), origin = gen_random_uuid()
              where relay = %(relay)s and lane = %(lane)s""",
         values,
     )

@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from outbox.record import Page, Position
+from outbox.record import DeliveryMode, Mark, Page, Position
 from outbox.store.lanes import Lane
+from outbox.store.scheduling import Schedule
+
+if TYPE_CHECKING:
+    from outbox.store.held import HeldStore
 
 #: Up to this many messages the lag is counted, above it is estimated.
 COUNT_LIMIT = 10_000
@@ -32,6 +37,10 @@ class Lease:
     position: Position
     log_id: str
     cluster_id: str | None
+    #: How it was published up to `position`, by whoever held the lane before.
+    delivery: DeliveryMode = "at-least-once"
+    #: Of this cursor, from its making or last rebase on.
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,9 @@ class LogReader(Protocol):
 class Store(Protocol):
     """What a relay needs of a database. One connection, one thread at a time."""
 
+    def held(self) -> HeldStore:
+        """Return what keeps messages that cannot be sent now."""
+
     def connect(self) -> None:
         """Open the connection, unless it is open, and check the version of the tables."""
 
@@ -131,6 +143,20 @@ class Store(Protocol):
 
     def reader(self, lease: Lease) -> LogReader:
         """Return a reader that begins at the lease's position."""
+
+    def check_mark(self, lease: Lease, mark: Mark) -> None:
+        """Raise LogInconsistent if a later position than the lease's is none of this database.
+
+        The mark is of this log by its id, so the database must have been at an earlier time since.
+        """
+
+    def adopt(
+        self, lease: Lease, position: Position, delivery: DeliveryMode, lease_s: float
+    ) -> Lease:
+        """Go on from `position` in this way of delivery, durably, and renew the lease.
+
+        Only before the first read of a term. Raises LeaseLost.
+        """
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Record that everything up to `position` is delivered, and renew the lease.
@@ -175,6 +201,9 @@ class Store(Protocol):
         Says of each part of the log what became of it.
         """
 
+    def schedule(self) -> Schedule:
+        """Return what waits for its time. Forget it with the connection."""
+
 
 class StoreAdmin(Protocol):
     """What operators need of a database."""
@@ -203,8 +232,12 @@ class StoreAdmin(Protocol):
     def relays(self) -> list[str]:
         """Return the relay names."""
 
-    def create_relay(self, name: str, start: Literal["earliest", "latest"]) -> None:
-        """Make a relay name. Raises ConfigurationError if it exists."""
+    def create_relay(self, name: str, start: Literal["earliest", "latest"] | datetime) -> None:
+        """Make a relay name; it begins at the first retained message, after the last, or at a time.
+
+        From a time, every message that was written then or later is delivered, and perhaps some
+        of before. Raises ConfigurationError if the name exists, or for a future time.
+        """
 
     def forget_relay(self, name: str) -> None:
         """Drop a relay name and its progress. Raises ConfigurationError if it is unknown."""

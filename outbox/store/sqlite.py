@@ -6,12 +6,14 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from typing import Literal, cast
 
 from outbox.database import connect_sqlite
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent, OutboxError
 from outbox.names import Names, check_name
-from outbox.record import Position
+from outbox.record import DeliveryMode, Mark, Position
 from outbox.schema.version import require_schema
 from outbox.store.base import (
     COUNT_LIMIT,
@@ -27,8 +29,10 @@ from outbox.store.base import (
 )
 from outbox.store.lanes import Lane, Topology
 from outbox.store.owner import is_certainly_dead
+from outbox.store.sqlite_held import SQLiteHeld
 from outbox.store.sqlite_lanes import change, condition, read_eras
 from outbox.store.sqlite_reader import BATCH, SQLiteReader, newest_seq
+from outbox.store.sqlite_scheduling import SQLiteSchedule
 from outbox.version import __version__
 
 #: Messages; a deletion of so many takes a few milliseconds, for which other writers wait.
@@ -71,6 +75,10 @@ class SQLiteStore:
             self._open.close()
             self._open = None
 
+    def held(self) -> SQLiteHeld:
+        """Return what keeps messages that cannot be sent now."""
+        return SQLiteHeld(self._names, self._transaction, self._translated, self.save)
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._translated() as connection:
@@ -98,14 +106,14 @@ class SQLiteStore:
         """Take the lane if it is free, its lease has run out, or its owner is known to be dead."""
         with self._transaction() as connection:
             row = connection.execute(
-                f"""select owner, lease_until, after_seq, epoch, cluster_id
+                f"""select owner, lease_until, after_seq, epoch, cluster_id, delivery, origin
                       from {self._names["outbox_cursor"]} where relay = ? and lane = ?""",
                 (relay, lane),
             ).fetchone()
             if row is None:
                 self._complain_if_unknown(relay)
                 return None
-            holder, lease_until, after, epoch, cluster_id = row
+            holder, lease_until, after, epoch, *more = row
             expired = lease_until is None or lease_until < time.time()
             if not (holder is None or expired or holder == owner or is_certainly_dead(holder)):
                 return None
@@ -118,7 +126,7 @@ class SQLiteStore:
             (log_id,) = connection.execute(
                 f"select log_id from {self._names['outbox_meta']}"
             ).fetchone()
-        return Lease(relay, lane, epoch + 1, Position(BATCH, after), log_id, cluster_id)
+        return Lease(relay, lane, epoch + 1, Position(BATCH, after), log_id, *more)
 
     def _complain_if_unknown(self, relay: str) -> None:
         if relay not in self.relays():
@@ -142,6 +150,32 @@ class SQLiteStore:
         with self._translated() as connection:
             eras = read_eras(connection, self._names)
         return SQLiteReader(self._translated, self._names, lease, eras)
+
+    def check_mark(self, lease: Lease, mark: Mark) -> None:
+        """Raise LogInconsistent if another message has the number."""
+        with self._translated() as connection:
+            row = connection.execute(
+                f"select id from {self._names['outbox_message']} where seq = ?", (mark.seq,)
+            ).fetchone()
+        if row is None or row[0] != mark.token:
+            raise LogInconsistent(
+                f"Kafka has messages of relay {lease.relay!r} up to number {mark.seq}, which is"
+                f" {'no' if row is None else 'another'} message in {self._path}: the file was"
+                " replaced by an earlier copy. Stop the relays and let it begin anew: `outbox-relay"
+                f" relays forget {lease.relay}`, `outbox-relay relays create {lease.relay} --from"
+                " earliest`"
+            )
+
+    def adopt(
+        self, lease: Lease, position: Position, delivery: DeliveryMode, lease_s: float
+    ) -> Lease:
+        """Go on from another position, and remember how."""
+        self._write(
+            lease,
+            "after_seq = ?, delivery = ?, lease_until = ?",
+            (position.seq, delivery, time.time() + lease_s),
+        )
+        return replace(lease, position=position, delivery=delivery)
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Record what is delivered and renew the lease."""
@@ -179,6 +213,10 @@ class SQLiteStore:
             ).rowcount
         if changed != 1:
             raise LeaseLost(lease.relay)
+
+    def schedule(self) -> SQLiteSchedule:
+        """Return what waits for its time."""
+        return SQLiteSchedule(self._names, self._translated, self._transaction)
 
     def horizon(self) -> str:
         """Return the highest seq there is."""
@@ -375,29 +413,43 @@ class SQLiteStore:
             ).fetchall()
         return [name for (name,) in rows]
 
-    def create_relay(self, name: str, start: Literal["earliest", "latest"]) -> None:
-        """Make a relay name that begins at the first retained message or after the last one."""
+    def create_relay(self, name: str, start: Literal["earliest", "latest"] | datetime) -> None:
+        """Make a relay name."""
         check_name("relay", name)
         with self._transaction() as connection:
             if name in self.relays():
                 raise ConfigurationError(f"there is a relay called {name!r} already")
+            after, starts_at = self._beginning(connection, start)
             # An epoch of a relay of this name that was forgotten must not come again while its
             # process runs.
-            after, epoch = (
-                0 if start == "earliest" else int(self.horizon()),
-                time.time_ns() // 10**6,
-            )
             streams = read_eras(connection, self._names)[-1].lanes.streams
             connection.executemany(
-                f"""insert into {self._names["outbox_cursor"]} (relay, lane, after_seq, epoch)
-                    values (?, ?, ?, ?)""",
-                [(name, stream, after, epoch) for stream in streams],
+                f"""insert into {self._names["outbox_cursor"]}
+                           (relay, lane, after_seq, epoch, starts_at)
+                    values (?, ?, ?, ?, ?)""",
+                [(name, stream, after, time.time_ns() // 10**6, starts_at) for stream in streams],
             )
+
+    def _beginning(
+        self, connection: sqlite3.Connection, start: Literal["earliest", "latest"] | datetime
+    ) -> tuple[int, float | None]:
+        """Return the number to begin after, and the time from which on messages are asked for."""
+        if start == "earliest":
+            return 0, None
+        if start == "latest":
+            return int(self.horizon()), time.time()
+        if start.timestamp() > time.time():
+            raise ConfigurationError(f"{start.isoformat()} is later than this machine's clock")
+        (after,) = connection.execute(
+            f"select min(seq) - 1 from {self._names['outbox_message']} where created_at >= ?",
+            (start.timestamp(),),
+        ).fetchone()
+        return int(self.horizon()) if after is None else after, start.timestamp()
 
     def forget_relay(self, name: str) -> None:
         """Drop a relay name and its progress."""
         with self._transaction() as connection:
-            for table in ("outbox_process", "outbox_cursor"):
+            for table in ("outbox_held", "outbox_process", "outbox_cursor"):
                 deleted = connection.execute(
                     f"delete from {self._names[table]} where relay = ?", (name,)
                 ).rowcount

@@ -81,8 +81,8 @@ def change(
     # A lane that was removed and is declared again may have a cursor still, which goes on.
     connection.executemany(
         f"""insert or ignore into {names["outbox_cursor"]}
-                   (relay, lane, after_seq, epoch, cluster_id)
-            select relay, ?, ?, ?, max(cluster_id) from {names["outbox_cursor"]} group by relay""",
+                   (relay, lane, after_seq, epoch, cluster_id, delivery, starts_at)
+            select relay, ?, ?, ?, max(cluster_id), max(delivery), max(starts_at) from {names["outbox_cursor"]} group by relay""",
         [
             (stream, last_seq, time.time_ns() // 10**6)
             for stream in later.streams

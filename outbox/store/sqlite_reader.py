@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, cast
 
 from outbox.names import Names
-from outbox.record import Page, Position, Record
+from outbox.record import Mark, Page, Position, Record
 from outbox.store.base import Lease
 from outbox.store.sqlite_lanes import Era, condition, have_come_to, read_eras
 
@@ -67,7 +67,9 @@ class SQLiteReader:
             records = self._records(connection, era, newest, max_rows, max_bytes)
         if records:
             self._after = records[-1][0]
-        elif newest == last or newest - self._after >= _PASS_OTHERS_AFTER:
+            mark = Mark(self._lease.log_id, BATCH, records[-1].id, self._after)
+            return Page(BATCH, records, mark.position, mark.text)
+        if newest == last or newest - self._after >= _PASS_OTHERS_AFTER:
             # Messages of other lanes are behind this one once its cursor has passed them.
             self._after = newest
         else:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, OutboxError
 from outbox.names import Names
 from outbox.publishers.memory import PublishedMessage
-from outbox.record import Page, Position, Record
+from outbox.record import DeliveryMode, Mark, Page, Position, Record
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
 from outbox.store.base import Lease, LogReader, Slice, Store, Stream
+from outbox.store.held import HeldStore
 from outbox.store.opening import open_store
+from outbox.store.scheduling import NothingScheduled, Schedule
 from outbox.testing.faults import Faults
 from outbox.testing.log import Row
 from outbox.testing.reading import Query, Rows, Source, url_of
@@ -123,6 +126,20 @@ class _StoreOfRows:
         """Return a reader of what is not delivered yet."""
         return _ReaderOfRows(self._records, lease.position)
 
+    def check_mark(self, lease: Lease, mark: Mark) -> None:
+        """Do nothing: nobody keeps positions of these rows."""
+
+    def adopt(
+        self,
+        lease: Lease,
+        position: Position,
+        delivery: DeliveryMode,
+        lease_s: float,  # noqa: ARG002 - the seam's signature
+    ) -> Lease:
+        """Go on from another position."""
+        self._position = position
+        return replace(lease, position=position, delivery=delivery)
+
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:  # noqa: ARG002 - the seam's signature
         """Remember how far it is, for the next term."""
         self._position = position
@@ -159,9 +176,17 @@ class _StoreOfRows:
     def forget_process(self, relay: str, process: str) -> None:
         """Do nothing: nobody asks."""
 
+    def held(self) -> HeldStore:
+        """Refuse: this relay is told to hold nothing."""
+        raise NotImplementedError
+
     def prune(self, *, dry_run: bool = False) -> list[Slice]:  # noqa: ARG002 - the seam's signature
         """Remove nothing: the rows are the test's."""
         return []
+
+    def schedule(self) -> Schedule:
+        """Return an empty one: the rows are what is in the log."""
+        return NothingScheduled()
 
 
 class _ReaderOfRows:

@@ -21,7 +21,6 @@ from outbox.record import Record
 T = TypeVar("T")
 
 _RAISED: dict[Fault, type[BrokerUnavailable | MessageRefused]] = {
-    Fault.BROKER: DeliveryFailed,
     Fault.TOPIC: TopicUnavailable,
     Fault.MESSAGE: MessageRefused,
 }
@@ -195,7 +194,7 @@ class _FaultyPublisher(MemoryPublisher):
 def _error(fault: _SendFault, message: PublishedMessage) -> BrokerUnavailable | MessageRefused:
     what = "its acknowledgement was lost" if fault.arrives else fault.error
     sentence = f"message {message.id} for topic {message.topic!r}: {what}, on demand"
-    return _RAISED[fault_of(fault.error)](sentence)
+    return _RAISED.get(fault_of(fault.error), DeliveryFailed)(sentence)
 
 
 def _check_count(count: int) -> int:

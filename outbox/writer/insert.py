@@ -5,7 +5,7 @@ Both keep a role sufficient that has INSERT on these columns and USAGE on the se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from outbox.names import Names
 from outbox.transactions.opening import AsyncTransaction, Statement, Transaction
@@ -27,6 +27,15 @@ COLUMNS = {
     "lane": "text",
 }
 
+#: What makes a row one of `outbox_scheduled`, with PostgreSQL's types. `deliver_at` is a text of 32
+#: characters, in UTC and with microseconds; `delay` is in seconds.
+TIMING = {"deliver_at": "timestamptz", "delay": "float8", "wait_for": "text"}
+
+_TYPES = COLUMNS | TIMING
+
+#: Of SQLite: seconds since 1970.
+_NOW = "(julianday('now') - 2440587.5) * 86400.0"
+
 #: One statement of `add_all` carries at most this much: it is held in memory several times over.
 CHUNK_BYTES = 8 * 1024 * 1024
 
@@ -46,10 +55,14 @@ ADVICE = Advice(
 
 
 class Insert:
-    """The statements for one log, each rendered once."""
+    """The statements for one log, each rendered once.
+
+    Columns of TIMING make the row one of `outbox_scheduled`.
+    """
 
     def __init__(self, names: Names) -> None:
-        self._table = names["outbox_message"]
+        self._log = names["outbox_message"]
+        self._scheduled = names["outbox_scheduled"]
         self._one: dict[tuple[str, ...], Statement] = {}
         self._many: dict[tuple[str, ...], Statement] = {}
 
@@ -58,7 +71,7 @@ class Insert:
         # A race makes the same statement twice, which is harmless.
         found = self._one.get(columns)
         if found is None:
-            found = self._one[columns] = _insert_one(self._table, columns)
+            found = self._one[columns] = _insert_one(self._table(columns), columns)
         return found
 
     def many(self, columns: tuple[str, ...]) -> Statement:
@@ -68,31 +81,64 @@ class Insert:
         """
         found = self._many.get(columns)
         if found is None:
-            found = self._many[columns] = _insert_many(self._table, columns)
+            found = self._many[columns] = _insert_many(self._table(columns), columns)
         return found
+
+    def _table(self, columns: tuple[str, ...]) -> str:
+        return self._log if TIMING.keys().isdisjoint(columns) else self._scheduled
 
 
 def _insert_one(table: str, columns: tuple[str, ...]) -> Statement:
-    head = f"insert into {table} ({', '.join(columns)}) values "
-    typed = ", ".join(_cast(column, f":{column}") for column in columns)
-    plain = ", ".join(f":{column}" for column in columns)
-    return Statement(postgresql=f"{head}({typed})", sqlite=f"{head}({plain})")
+    typed = _targets(columns, lambda column: _cast(column, f":{column}"), _due_postgresql)
+    plain = _targets(columns, lambda column: f":{column}", _due_sqlite)
+    head = f"insert into {table} ({', '.join(typed)}) values "
+    return Statement(
+        postgresql=f"{head}({', '.join(typed.values())})",
+        sqlite=f"{head}({', '.join(plain.values())})",
+    )
 
 
 def _insert_many(table: str, columns: tuple[str, ...]) -> Statement:
     listed = ", ".join(columns)
     # The arrays come as text: drivers agree on that alone, and one builds no list faster.
-    arrays = ", ".join(f"cast(cast(:{name} as text) as {COLUMNS[name]}[])" for name in columns)
+    arrays = ", ".join(f"cast(cast(:{name} as text) as {_TYPES[name]}[])" for name in columns)
+    targets = _targets(columns, str, _due_postgresql)
     return Statement(
         # With ordinality, so that seq follows the order of the list.
-        postgresql=f"insert into {table} ({listed}) select {listed} from unnest({arrays}) "
+        postgresql=f"insert into {table} ({', '.join(targets)}) "
+        f"select {', '.join(targets.values())} from unnest({arrays}) "
         f"with ordinality as m ({listed}, n) order by n",
         sqlite=_insert_one(table, columns).sqlite,
     )
 
 
+def _targets(
+    columns: tuple[str, ...], value: Callable[[str], str], due: Callable[[str, str], str]
+) -> dict[str, str]:
+    """Return each column of the table with the SQL of its value."""
+    targets = {column: value(column) for column in columns if column not in ("deliver_at", "delay")}
+    times = [due(column, value(column)) for column in ("deliver_at", "delay") if column in columns]
+    if times:
+        targets["due_at"] = times[0] if len(times) == 1 else f"coalesce({', '.join(times)})"
+    return targets
+
+
+def _due_postgresql(column: str, value: str) -> str:
+    return (
+        value if column == "deliver_at" else f"clock_timestamp() + make_interval(secs => {value})"
+    )
+
+
+def _due_sqlite(column: str, value: str) -> str:
+    if column == "delay":
+        return f"{_NOW} + cast({value} as real)"
+    # SQLite's own reading of a time ends with milliseconds, and rounds.
+    seconds = f"cast(strftime('%s', substr({value}, 1, 19)) as real)"
+    return f"{seconds} + cast('0' || substr({value}, 20, 7) as real)"
+
+
 def _cast(column: str, value: str) -> str:
-    kind = COLUMNS[column]
+    kind = _TYPES[column]
     return value if kind in ("text", "bytea") else f"cast({value} as {kind})"
 
 
@@ -106,15 +152,16 @@ def write_one(transaction: Transaction, insert: Insert, row: Row) -> None:
 
 
 def write_many(transaction: Transaction, insert: Insert, rows: Sequence[Row]) -> None:
-    """Insert the rows in their order, on PostgreSQL in one round trip."""
-    columns = _columns(rows)
-    statement = insert.many(columns)
+    """Insert the rows in their order, on PostgreSQL in one round trip a table."""
     try:
-        for chunk in chunks(rows):
-            if transaction.dialect == "postgresql":
-                transaction.execute(statement, _arrays(chunk, columns))
-            else:
-                transaction.execute_many(statement, _filled(chunk, columns))
+        for part in _by_table(rows):
+            columns = _columns(part)
+            statement = insert.many(columns)
+            for chunk in chunks(part):
+                if transaction.dialect == "postgresql":
+                    transaction.execute(statement, _arrays(chunk, columns))
+                else:
+                    transaction.execute_many(statement, _filled(chunk, columns))
     except Exception as error:
         raise_explained(error, ADVICE)
         raise
@@ -124,17 +171,26 @@ async def write_many_async(
     transaction: AsyncTransaction, insert: Insert, rows: Sequence[Row]
 ) -> None:
     """Do the same for asyncio."""
-    columns = _columns(rows)
-    statement = insert.many(columns)
     try:
-        for chunk in chunks(rows):
-            if transaction.dialect == "postgresql":
-                await transaction.execute(statement, _arrays(chunk, columns))
-            else:
-                await transaction.execute_many(statement, _filled(chunk, columns))
+        for part in _by_table(rows):
+            columns = _columns(part)
+            statement = insert.many(columns)
+            for chunk in chunks(part):
+                if transaction.dialect == "postgresql":
+                    await transaction.execute(statement, _arrays(chunk, columns))
+                else:
+                    await transaction.execute_many(statement, _filled(chunk, columns))
     except Exception as error:
         raise_explained(error, ADVICE)
         raise
+
+
+def _by_table(rows: Sequence[Row]) -> list[Sequence[Row]]:
+    """Return the rows of the log, and those that wait for a time or a condition."""
+    waiting = [row for row in rows if not TIMING.keys().isdisjoint(row)]
+    if not waiting:
+        return [rows]
+    return [[row for row in rows if TIMING.keys().isdisjoint(row)], waiting]
 
 
 def lock_keys(transaction: Transaction, keys: Iterable[str]) -> None:
@@ -161,7 +217,7 @@ def _lock_parameters(dialect: str, keys: Iterable[str]) -> Row | None:
 
 def _columns(rows: Iterable[Row]) -> tuple[str, ...]:
     used: set[str] = {"topic"}.union(*rows)
-    return tuple(column for column in COLUMNS if column in used)
+    return tuple(column for column in _TYPES if column in used)
 
 
 def _arrays(rows: Sequence[Row], columns: Sequence[str]) -> Row:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from outbox.errors import (
     ConfigurationError,
-    MessageTooLarge,
     PayloadNotSerializable,
     UnknownLane,
 )
 from outbox.headers import HeadersInput
-from outbox.message import Message, Ordering
+from outbox.message import Message, Ordering, check_id
 from outbox.names import Names, check_name
 from outbox.serialization.serializer import JsonSerializer, Serializer
 from outbox.topic.topic import Topic, TopicSerializer
@@ -27,6 +26,7 @@ from outbox.tracing import (
     tracing_is_on,
 )
 from outbox.transactions.opening import (
+    AsyncTransaction,
     check_asynchronous,
     kind_of,
     open_async_transaction,
@@ -42,6 +42,19 @@ from outbox.writer.insert import (
     write_one,
 )
 from outbox.writer.pending import PendingWrite, guard_commit
+from outbox.writer.schedule import (
+    ScheduleStatements,
+    add_timing,
+    cancel,
+    cancel_async,
+    check_conditions,
+    conditions_of,
+    lock_awaited,
+    lock_awaited_async,
+    release,
+    release_async,
+)
+from outbox.writer.sizes import check_limit, check_size
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -72,9 +85,11 @@ class Outbox:
         lanes: Collection[str] | None = None,
         bind_arguments: Mapping[str, object] | None = None,
     ) -> None:
-        self._insert = Insert(Names(schema, table_prefix))
+        names = Names(schema, table_prefix)
+        self._insert = Insert(names)
+        self._schedule = ScheduleStatements(names)
         self._serializer_for = _serializers(serializer)
-        self._max_message_bytes = _check_limit(max_message_bytes)
+        self._max_message_bytes = check_limit(max_message_bytes)
         self._lanes = None if lanes is None else _check_lanes(lanes)
         self._bind_arguments = bind_arguments
 
@@ -100,8 +115,9 @@ class Outbox:
         """Write a message that is sent if, and only if, this transaction commits.
 
         `transaction` is a SQLAlchemy Session (flushed first) or Connection, a psycopg Connection or
-        a sqlite3.Connection. `topic` is a name, or a Topic, whose payload has a type. Raises
-        InvalidMessage, NotInTransaction or TypeError, and then has written nothing.
+        a sqlite3.Connection. `topic` is a name, or a Topic, whose payload has a type. With
+        `deliver_at`, `delay` or `wait_for` it is sent later: see Message. Raises InvalidMessage,
+        NotInTransaction or TypeError, and then has written nothing.
         """
         message = Message(
             topic,
@@ -130,6 +146,7 @@ class Outbox:
         rows = [self._row(message) for message in listed]
         opened = open_transaction(transaction, verb="add_all", bind_arguments=self._bind_arguments)
         lock_keys(opened, _strict_keys(listed))
+        lock_awaited(opened, conditions_of(listed))
         with create_spans(listed, current_context()) as creations:
             _carry(rows, creations.headers)
             write_many(opened, self._insert, rows)
@@ -182,10 +199,52 @@ class Outbox:
         rows = [self._row(message) for message in listed]
         return self._write_later("add_all_async", transaction, listed, rows, None)
 
+    def cancel(self, transaction: object, /, id: UUID | str) -> bool:
+        """Take back a message that waits for its time or a condition, if this transaction commits.
+
+        Returns whether it was still there: a relay may have moved it into the log already.
+        """
+        _, id_text = check_id(id)
+        opened = open_transaction(transaction, verb="cancel", bind_arguments=self._bind_arguments)
+        return cancel(opened, self._schedule, id_text)
+
+    def release(self, transaction: object, /, *conditions: str) -> int:
+        """Let the messages that wait for these conditions go, if this transaction commits.
+
+        Returns how many that were. It waits for transactions that are writing such messages. A
+        condition is not remembered: who writes a message later waits for the next release.
+        """
+        checked = check_conditions(conditions)
+        opened = open_transaction(transaction, verb="release", bind_arguments=self._bind_arguments)
+        return release(opened, self._schedule, checked)
+
+    def cancel_async(self, transaction: object, /, id: UUID | str) -> Awaitable[bool]:
+        """Do what `cancel` does, in the way of `add_async`."""
+        _, id_text = check_id(id)
+
+        async def write() -> bool:
+            opened = await self._open_async("cancel_async", transaction)
+            return await cancel_async(opened, self._schedule, id_text)
+
+        return self._later("cancel_async", transaction, f"cancel_async of {id_text}", write)
+
+    def release_async(self, transaction: object, /, *conditions: str) -> Awaitable[int]:
+        """Do what `release` does, in the way of `add_async`."""
+        checked = check_conditions(conditions)
+
+        async def write() -> int:
+            opened = await self._open_async("release_async", transaction)
+            return await release_async(opened, self._schedule, checked)
+
+        what = f"release_async of {', '.join(checked)}"
+        return self._later("release_async", transaction, what, write)
+
     def _write(self, transaction: object, message: Message, row: Row) -> None:
         opened = open_transaction(transaction, bind_arguments=self._bind_arguments)
         if message.ordering:
             lock_keys(opened, _strict_keys([message]))
+        if message.wait_for is not None:
+            lock_awaited(opened, [message.wait_for])
         if not tracing_is_on():  # the common case first, and cheap
             _carry_one(row, *current_headers())
             write_one(opened, self._insert, row)
@@ -197,20 +256,30 @@ class Outbox:
     def _write_later(
         self, verb: str, transaction: object, messages: list[Message], rows: list[Row], result: T
     ) -> Awaitable[T]:
-        check_asynchronous(transaction, verb)
         topics = " and ".join(sorted({repr(message.topic) for message in messages}))
         what = f"{verb} to topic {topics or '(no messages)'}"
-        awaited = _guard(transaction, what)
         context = current_context()
 
         async def write() -> T:
-            try:
-                await self._write_async(verb, transaction, messages, rows, context)
-            finally:
-                awaited()
+            await self._write_async(verb, transaction, messages, rows, context)
             return result
 
-        return PendingWrite(what, write)
+        return self._later(verb, transaction, what, write)
+
+    def _later(
+        self, verb: str, transaction: object, what: str, write: Callable[[], Coroutine[Any, Any, T]]
+    ) -> Awaitable[T]:
+        """Return what writes when it is awaited, and keeps the session from committing before."""
+        check_asynchronous(transaction, verb)
+        awaited = _guard(transaction, what)
+
+        async def guarded() -> T:
+            try:
+                return await write()
+            finally:
+                awaited()
+
+        return PendingWrite(what, guarded)
 
     async def _write_async(
         self,
@@ -220,13 +289,17 @@ class Outbox:
         rows: list[Row],
         context: TraceContext,
     ) -> None:
-        opened = await open_async_transaction(
-            transaction, verb=verb, bind_arguments=self._bind_arguments
-        )
+        opened = await self._open_async(verb, transaction)
         await lock_keys_async(opened, _strict_keys(messages))
+        await lock_awaited_async(opened, conditions_of(messages))
         with create_spans(messages, context) as creations:
             _carry(rows, creations.headers)
             await write_many_async(opened, self._insert, rows)
+
+    async def _open_async(self, verb: str, transaction: object) -> AsyncTransaction:
+        return await open_async_transaction(
+            transaction, verb=verb, bind_arguments=self._bind_arguments
+        )
 
     def _row(self, message: Message) -> Row:
         """Return the columns that are not null; raise for what only this Outbox can know."""
@@ -243,9 +316,11 @@ class Outbox:
             row["headers"] = message.headers_json
         if message.lane is not None:
             row["lane"] = self._known_lane(message.lane)
+        if message.is_scheduled:
+            add_timing(row, message)
         # A quick look first: no text has more than four bytes a character.
         if 4 * sum(map(len, row.values())) > self._max_message_bytes:  # type: ignore[arg-type]  # text and bytes
-            _check_size(row, message, self._max_message_bytes)
+            check_size(row, message, self._max_message_bytes)
         return row
 
     def _serialized(self, payload: object, row: Row) -> bytes:
@@ -315,33 +390,6 @@ def _check_messages(messages: Iterable[Message], verb: str) -> list[Message]:
                 f"{type(message).__name__}: write Message(topic, payload, key=…)"
             )
     return listed
-
-
-def _check_size(row: Row, message: Message, limit: int) -> None:
-    size = _size(row, message)
-    if size > limit:
-        raise MessageTooLarge(
-            f"the message for topic {message.topic!r} has {size:,} bytes (key, payload and "
-            f"headers), the limit is {limit:,}. Store the data elsewhere and send a reference; or "
-            "raise Outbox(max_message_bytes=…) together with the topic's max.message.bytes"
-        )
-
-
-def _size(row: Row, message: Message) -> int:
-    counted = [row.get(column) for column in ("key", "payload", "type", "content_type")]
-    for pair in message.headers:
-        counted += pair
-    return sum(
-        len(value if isinstance(value, bytes) else str(value).encode())
-        for value in counted
-        if value is not None
-    )
-
-
-def _check_limit(limit: int) -> int:
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise ConfigurationError(f"max_message_bytes must be a positive int, not {limit!r}")
-    return limit
 
 
 def _check_lanes(lanes: Collection[str]) -> frozenset[str]:

@@ -30,7 +30,7 @@ def package_postgresql() -> Iterator[PrivatePostgreSQL]:
 
 @pytest.fixture(scope="package")
 def package_kafka() -> Iterator[KafkaCluster]:
-    with require(KafkaCluster) as cluster:
+    with require(lambda: KafkaCluster(proxied=[1])) as cluster:
         yield cluster
 
 

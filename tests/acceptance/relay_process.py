@@ -83,8 +83,18 @@ class Scene:
                 with psycopg.connect(self.url, autocommit=True) as connection:
                     while not stop.wait(PAUSE_OF_FLOW):
                         self._write(connection, 1)
+                        self._take_back(connection)
             except psycopg.OperationalError:
                 continue  # the database is away; go on when it is back
+
+    def _take_back(self, connection: psycopg.Connection) -> None:
+        """Write a message that is rolled back: nobody may see number 0."""
+        with connection.transaction(force_rollback=True):
+            connection.execute(
+                """insert into outbox_message (topic, key, payload)
+                   select %s, key, '0' from counter""",
+                (self.topic,),
+            )
 
     def committed(self) -> dict[str, int]:
         """Return the last number of each key."""

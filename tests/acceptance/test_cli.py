@@ -297,8 +297,13 @@ def test_config_show_names_every_source_and_hides_secrets(tmp_path: Path) -> Non
     ("arguments", "words"),
     [
         (["-X", "acks=1"], "acks (flag -X) cannot be set"),
-        (["--delivery", "exactly-once"], "not available"),
+        (["--delivery", "twice"], "use at-least-once or exactly-once"),
+        (["-X", "transactional.id=mine"], "so that Kafka itself can fence an old owner"),
+        (["-X", "transaction.timeout.ms=900000"], "holds up every read_committed consumer"),
+        (["-X", "isolation.level=read_uncommitted"], "it is a consumer's"),
+        (["-X", "group.id=mine"], "under the name of its transactional.id"),
         (["-X", "no.such.thing=1", "--drain"], "no.such.thing"),
+        (["-X", "no.such.thing=1", "--drain", "--delivery", "exactly-once"], "no.such.thing"),
         (["--name", "not a name"], "not a valid name"),
     ],
 )

@@ -97,7 +97,9 @@ def of_column(table: str, column: str, definition: str, *, key: bool) -> Iterato
     if "default" in definition:
         yield f"alter table {table} alter {column} drop default", named
     type_ = definition.split(maxsplit=1)[0]
-    if type_ in ("text", "integer", "bigint", "timestamptz", "bytea", "smallint"):
+    if "identity" in definition:
+        yield f"alter table {table} alter {column} drop identity", named
+    elif type_ in ("text", "integer", "bigint", "timestamptz", "bytea", "smallint"):
         other = {"text": "'x'", "timestamptz": "now()", "bytea": "'x'"}.get(type_, "7")
         yield f"alter table {table} alter {column} set default {other}", named
 

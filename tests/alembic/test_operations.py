@@ -287,6 +287,17 @@ def test_a_second_relay_name_that_is_behind_counts(by_hand: Project) -> None:
         by_hand.downgrade()
 
 
+def test_what_is_held_is_not_dropped(by_hand: Project) -> None:
+    by_hand.upgrade()
+    by_hand.run(
+        "insert into outbox_held (relay, lane, seq, created_at, id, topic, state, blocks) "
+        "select relay, lane, 1, moved_at, '018f3f1e-0000-7000-8000-000000000001', 't', 'dead', "
+        "1 = 0 from outbox_cursor"
+    )
+    with pytest.raises(CommandError, match="1 not delivered yet"):
+        by_hand.downgrade()
+
+
 def test_force_drops_everything(project: Project) -> None:
     project.begin()
     project.revision(CREATE, "op.drop_outbox(force=True)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -98,7 +98,7 @@ class Received:
 
 def all_tables(tables: OutboxTables) -> list[Table]:
     """Return every one."""
-    return [tables.message, tables.cursor, tables.process, tables.inbox_message]
+    return [getattr(tables, field.name) for field in fields(tables)]
 
 
 def test_queries_speak_the_same_on_both_databases(engine: Engine) -> None:

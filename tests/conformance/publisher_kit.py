@@ -61,7 +61,8 @@ class Sending:
         page = list(records)
         base = len(self.records)
         self.records += page
-        self.publisher.publish(page, PREFIX, _From(self.tally, base), check)
+        mark = f"mark of {base + len(page)}"
+        self.publisher.publish(page, PREFIX, _From(self.tally, base, mark), check)
 
     def deliver(self, records: Iterable[Record]) -> None:
         """Publish and wait until all of it is acknowledged."""
@@ -78,6 +79,7 @@ class Sending:
 class _From:
     tally: Tally
     base: int
+    mark: str
 
     def acknowledged(self, index: int) -> None:
         self.tally.acknowledged(self.base + index)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import pytest
 
 from outbox.errors import ConfigurationError
@@ -199,6 +202,30 @@ class StoreSuite:
 
         assert read == {"default": ["a", "b"], "from-earliest": ["a", "b"], "from-latest": ["b"]}
 
+    def test_a_relay_name_may_begin_at_a_time(self, kit: StoreKit) -> None:
+        # Given messages of two hours ago, of one hour ago, and of now
+        kit.commit("old", "older")
+        kit.age(3600)
+        kit.commit("of the time", "and after")
+        kit.age(3600)
+        kit.commit("now")
+        store = kit.store()
+        now = datetime.now(UTC)
+
+        # When relay names begin at times between them
+        for name, ago in (("all", 5.0), ("most", 1.5), ("some", 0.5)):
+            store.create_relay(name, now - timedelta(hours=ago))
+        kit.commit("later")
+
+        # Then each delivers what was written from then on
+        assert _read(store, "all") == ["old", "older", "of the time", "and after", "now", "later"]
+        assert _read(store, "most") == ["of the time", "and after", "now", "later"]
+        assert _read(store, "some") == ["now", "later"]
+
+    def test_a_relay_name_cannot_begin_in_the_future(self, kit: StoreKit) -> None:
+        with pytest.raises(ConfigurationError, match="is later than"):
+            kit.store().create_relay("prophet", datetime.now(UTC) + timedelta(hours=1))
+
     # The lease
 
     def test_a_lane_that_is_held_is_not_given_away(self, kit: StoreKit) -> None:
@@ -368,3 +395,7 @@ class StoreSuite:
         for act in (store.forget_relay, store.rebind_relay, store.status):
             with pytest.raises(ConfigurationError, match="no relay called 'audit'"):
                 act("audit")
+
+
+def _read(store: Any, relay: str) -> list[str | None]:
+    return keys(read_all(store.reader(acquire(store, relay))))

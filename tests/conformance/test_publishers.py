@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
 
+from outbox.publishers.base import Publisher
 from outbox.publishers.kafka import KafkaPublisher
 from outbox.publishers.memory import MemoryPublisher, PublishedMessage
 from tests.conformance.publisher_kit import TIMEOUT_S, Arrived, as_arrived
@@ -52,19 +53,23 @@ def _as_on_the_wire(offset: int, message: PublishedMessage) -> Arrived:
 
 
 class KafkaKit:
-    """What the kits for Kafka share."""
+    """What the kits for Kafka share. `makes`: the publisher that is looked at."""
+
+    makes: Callable[[dict[str, Any]], Publisher] = KafkaPublisher
 
     def __init__(self, server: KafkaServer) -> None:
         self.server = server
-        self._publishers: list[KafkaPublisher] = []
+        self._publishers: list[Publisher] = []
 
-    def publisher(self, *, fails_at: int | None = None, **more: Any) -> KafkaPublisher:
+    def publisher(self, *, fails_at: int | None = None, **more: Any) -> Publisher:
         publisher = self.unconnected(**({} if fails_at is None else ALONE), **more)
         publisher.connect(TIMEOUT_S)
+        if publisher.transactional:
+            publisher.claim(f"relay-{secrets.token_hex(4)}", TIMEOUT_S)
         return publisher
 
-    def unconnected(self, **more: Any) -> KafkaPublisher:
-        publisher = KafkaPublisher({"bootstrap.servers": self.server.bootstrap_servers, **more})
+    def unconnected(self, **more: Any) -> Publisher:
+        publisher = self.makes({"bootstrap.servers": self.server.bootstrap_servers, **more})
         self._publishers.append(publisher)
         return publisher
 
@@ -100,7 +105,7 @@ class RealKit(KafkaKit):
     def topic(self, partitions: int = 1) -> str:
         return self.server.create_topic(partitions=partitions)
 
-    def publisher(self, *, fails_at: int | None = None, **more: Any) -> KafkaPublisher:
+    def publisher(self, *, fails_at: int | None = None, **more: Any) -> Publisher:
         # How long a client waits for a topic that is not there, before it gives up.
         patience = {"topic.metadata.propagation.max.ms": 500, "retry.backoff.ms": 50}
         return super().publisher(fails_at=fails_at, **patience, **more)

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ import pytest
 from outbox import ConfigurationError, InvalidMessage, Message, errors
 from outbox.cli.app import COMMANDS
 from outbox.config.keys import KEYS
-from outbox.config.settings import load
 from outbox.inbox import Inbox
 from tests.acceptance.test_demo import VERIFIED
 from tests.docs.markdown import ROOT, Block, blocks, broken_links, table
@@ -162,25 +161,13 @@ def test_the_table_of_exit_codes_is_complete() -> None:
 NOT_BUILT = README.read_text("utf-8").partition("\n## Not built yet\n")[2].partition("\n## ")[0]
 
 
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("delay", timedelta(seconds=1)),
-        ("deliver_at", datetime(2030, 1, 1, tzinfo=UTC)),
-        ("expires_at", datetime(2030, 1, 1, tzinfo=UTC)),
-        ("wait_for", "shipment"),
-    ],
-)
-def test_arguments_that_are_called_not_built_raise(argument: str, value: object) -> None:
-    assert f"`{argument}`" in NOT_BUILT
+def test_arguments_that_are_called_not_built_raise() -> None:
+    assert "`expires_at`" in NOT_BUILT
     with pytest.raises(InvalidMessage, match="not available in this version"):
-        Message("orders", {}, **{argument: value})
+        Message("orders", {}, expires_at=datetime(2030, 1, 1, tzinfo=UTC))
 
 
-def test_settings_that_are_called_not_built_raise(tmp_path: Path) -> None:
-    assert "--delivery exactly-once" in NOT_BUILT
-    with pytest.raises(ConfigurationError, match="not available in this version"):
-        load({"delivery": "exactly-once"}, {}, tmp_path)
+def test_settings_that_are_called_not_built_raise() -> None:
     assert 'Inbox(mode="position")' in NOT_BUILT
     with pytest.raises(ConfigurationError, match="not available in this version"):
         Inbox("billing", mode="position")  # type: ignore[arg-type] # that is the point

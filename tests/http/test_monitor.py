@@ -168,7 +168,9 @@ def test_a_standby_has_no_trouble_of_its_own(monitor: RelayMonitor) -> None:
 
 
 def test_an_old_sample_is_not_shown_as_the_present(monitor: RelayMonitor) -> None:
-    sample = Sample(NOW, (LaneSample("default", 5, True, 2.5),), 2, 4096, {"open": (3.0, 9.0)}, {"fast": 7})
+    sample = Sample(
+        NOW, (LaneSample("default", 5, True, 2.5),), 2, 4096, {"open": (3.0, 9.0)}, {"fast": 7}
+    )
     monitor.sampled(sample)
     assert one(monitor, "outbox_messages_pending", lane="default") == 5
     assert one(monitor, "outbox_holding_transactions", kind="open") == 2

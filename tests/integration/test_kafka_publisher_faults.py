@@ -17,7 +17,14 @@ from outbox.errors import MessageRefused, OutboxError
 from outbox.publishers.base import DeliveryFailed
 from outbox.publishers.kafka import KafkaPublisher
 from outbox.record import Record
-from tests.conformance.publisher_kit import TIMEOUT_S, Sending, as_arrived, ids, some_records
+from tests.conformance.publisher_kit import (
+    TIMEOUT_S,
+    Sending,
+    as_arrived,
+    headers_of,
+    ids,
+    some_records,
+)
 from tests.servers.kafka_mock import MockCluster
 
 ALONE = {"batch.num.messages": 1, "linger.ms": 0}  # every message is a request of its own
@@ -181,6 +188,46 @@ def test_a_full_queue_keeps_the_order(cluster: MockCluster) -> None:
     # Then all are there in order
     assert log(cluster) == ids(sending.records)
     sending.publisher.close()
+
+
+class ByNameOnly:
+    """A producer of a later version of the client, whose arguments have other places."""
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+
+    def produce(self, topic: str, value: Any, key: Any, *others: Any, **named: Any) -> None:
+        if others:
+            raise TypeError("function takes at most 3 positional arguments")
+        self._producer.produce(topic, value, key, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def __len__(self) -> int:
+        return len(self._producer)
+
+
+def test_arguments_by_position_are_not_needed(cluster: MockCluster) -> None:
+    publisher = KafkaPublisher({"bootstrap.servers": cluster.bootstrap_servers})
+    publisher._producer = ByNameOnly(publisher._producer)
+    sending = Sending(publisher)
+    publisher.connect(TIMEOUT_S)
+
+    sending.deliver(some_records("orders", 100))
+
+    assert sending.tally.indexes == list(range(100))
+    arrived = sorted(map(as_arrived, cluster.read("orders")), key=lambda each: each.offset)
+    assert [list(each.headers) for each in arrived] == list(map(headers_of, sending.records))
+    publisher.close()
+
+
+def test_this_version_takes_arguments_by_position(cluster: MockCluster) -> None:
+    """Or else each message costs an exception."""
+    publisher = KafkaPublisher({"bootstrap.servers": cluster.bootstrap_servers})
+    with pytest.raises(TypeError, match="header"):
+        publisher._producer.produce("orders", b"x", "k", -1, print, None, 0, "no headers")
+    publisher.close()
 
 
 def test_waiting_for_room_ends_when_the_check_raises(cluster: MockCluster) -> None:

@@ -25,13 +25,13 @@ LEASE_S = 1.0
 
 
 @contextmanager
-def relaying(kit: StoreKit, waker: Waker, **settings: float) -> Iterator[list[PublishedMessage]]:
+def relaying(kit: StoreKit, waker: Waker) -> Iterator[list[PublishedMessage]]:
     """Run a relay in a thread of its own; yield what it publishes."""
     published: list[PublishedMessage] = []
     relay = Relay(
         open_store(kit.url, kit.names),
         lambda: MemoryPublisher(published),
-        RelaySettings(lease_s=LEASE_S, **settings),
+        RelaySettings(lease_s=LEASE_S),
         waker=waker,
     )
     stop = threading.Event()

@@ -221,7 +221,7 @@ def test_no_text_of_the_settings_shows_the_database_password(tmp_path: Path) -> 
         ('name = "a b"', "name (file outbox.toml): relay 'a b' is not a valid name"),
         ('schema = "Not Valid"', "schema 'Not Valid'"),
         ("schema = 1", "schema (file outbox.toml): must be text"),
-        ('delivery = "exactly-once"', "not available in this version"),
+        ('delivery = "twice"', "use at-least-once or exactly-once"),
         ('delivery = "at-most-once"', "use at-least-once"),
         ('database_url = "mysql://u:hunter2@h/db"', "postgresql://user:password@host"),
         ('database_password_callback = "module"', "module:function"),

@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from outbox.publishers import faults
-from outbox.publishers.faults import Fault, fault_of
+from outbox.publishers.faults import FAULTS, NOT_FOR_PRODUCERS, Fault, fault_of
 
 #: Every error by its name, from the constants of the client.
 ALL = {
@@ -32,7 +32,7 @@ OF_THE_TOPIC = {
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.INCONSISTENT_TOPIC_ID,
     KafkaError.POLICY_VIOLATION,
 }
 
@@ -51,10 +51,16 @@ def test_what_an_operator_can_mend_is_the_topics_fault(name: str) -> None:
     assert fault_of(name) is Fault.TOPIC
 
 
-def test_everything_else_that_librdkafka_knows_is_the_brokers_fault() -> None:
+def test_every_error_that_librdkafka_knows_is_classified_once() -> None:
+    assert ALL - FAULTS.keys() - NOT_FOR_PRODUCERS == set()
+    assert FAULTS.keys() & NOT_FOR_PRODUCERS == set()
+    assert sum(len(names.split()) for names in faults._NAMES.values()) == len(FAULTS)
+
+
+def test_nothing_else_is_held_against_a_message_or_a_topic() -> None:
     rest = ALL - names(OF_THE_MESSAGE) - names(OF_THE_TOPIC)
     assert len(rest) > 100
-    assert {name for name in rest if fault_of(name) is not Fault.BROKER} == set()
+    assert {name for name in rest if fault_of(name) in (Fault.MESSAGE, Fault.TOPIC)} == set()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +84,7 @@ def test_everything_else_that_librdkafka_knows_is_the_brokers_fault() -> None:
     ids=lambda code: str(KafkaError(code).name()),
 )
 def test_an_outage_is_never_held_against_a_message(code: int) -> None:
-    assert fault_of(KafkaError(code).name()) is Fault.BROKER
+    assert fault_of(KafkaError(code).name()) in (Fault.BROKER, Fault.CONFIGURATION, Fault.OURS)
 
 
 @pytest.mark.parametrize("name", ["", "ERR_4711?", "SOMETHING_NEW", "msg_size_too_large"])
@@ -87,5 +93,8 @@ def test_an_error_nobody_knows_is_the_brokers_fault(name: str) -> None:
 
 
 def test_every_name_is_one_that_librdkafka_uses() -> None:
-    known = faults._MESSAGE | faults._TOPIC
-    assert known <= ALL
+    assert (FAULTS.keys() | NOT_FOR_PRODUCERS) <= ALL
+
+
+def test_it_is_said_of_every_fault_what_happens() -> None:
+    assert all(fault.what_happens for fault in Fault)

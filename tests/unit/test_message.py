@@ -6,7 +6,8 @@ import dataclasses
 import enum
 import pickle
 import time
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
 
 import pytest
@@ -14,6 +15,7 @@ import uuid_utils
 
 from outbox.errors import InvalidMessage
 from outbox.message import Message
+from outbox.topic.topic import Topic
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -204,28 +206,29 @@ def test_strict_ordering_needs_a_key() -> None:
         Message("orders", b"", key=1, ordering="total")  # type: ignore[arg-type]  # the point
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"deliver_at": NOW}, "deliver_at is not available in this version; nothing was written"),
-        ({"delay": timedelta(0)}, "delay is not available in this version"),
-        ({"delay": timedelta(hours=1)}, "delay is not available in this version"),
-        ({"wait_for": "payment"}, "wait_for is not available in this version"),
-        ({"expires_at": NOW}, "expires_at is not available in this version"),
-        (
-            {"deliver_at": NOW, "expires_at": NOW},
-            "deliver_at and expires_at are not available in this version",
-        ),
-    ],
-)
-def test_what_this_version_cannot_keep_is_refused(
-    arguments: dict[str, object], sentence: str
-) -> None:
-    """Never sent at once instead."""
-    with pytest.raises(InvalidMessage) as caught:
-        Message("orders", b"", **arguments)  # type: ignore[arg-type]  # of several types
+def test_what_a_message_waits_for_is_kept() -> None:
+    """A copy of it with something else changed waits for the same."""
+    given = Message("orders", b"", key=1, deliver_at=NOW, wait_for="payment-42")
 
-    assert sentence in str(caught.value)
+    moved = replace(given, key="2")
+
+    assert (moved.deliver_at, moved.delay, moved.wait_for) == (NOW, None, "payment-42")
+    assert moved.is_scheduled
+    assert Message("orders", b"", delay=timedelta(0)).is_scheduled
+    assert not Message("orders", b"").is_scheduled
+
+
+def test_a_typed_topic_can_wait_too() -> None:
+    """What a Topic completes is not all that there is."""
+    message = Message(Topic("orders", int), 7, delay=timedelta(hours=1))
+
+    assert message.delay == timedelta(hours=1)
+
+
+def test_an_expiry_is_refused() -> None:
+    """Never sent as if it had none."""
+    with pytest.raises(InvalidMessage, match="expires_at is not available in this version"):
+        Message("orders", b"", expires_at=NOW)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +244,12 @@ def test_what_this_version_cannot_keep_is_refused(
         ({"deliver_at": NOW, "delay": timedelta(1)}, "give one of them"),
         ({"wait_for": ""}, "wait_for '' is not a valid name"),
         ({"wait_for": 7}, "wait_for 7 is not a valid name"),
+        ({"wait_for": "payment 42"}, "wait_for 'payment 42' is not a valid name"),
+        ({"delay": timedelta.max}, "ends after the year 9999"),
+        (
+            {"deliver_at": datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))},
+            "outside of the years 1 to 9999 in UTC",
+        ),
     ],
 )
 def test_a_mistake_about_time_gets_its_own_sentence(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from dataclasses import asdict
+from typing import cast
 
 import psycopg
 
@@ -20,10 +21,14 @@ from outbox.store.base import (
     unknown_relay,
 )
 from outbox.store.lanes import Lane, Topology
+from outbox.store.postgresql.beginning import Start, beginning, bound_of_later
 from outbox.store.postgresql.lanes import change, condition, has_sealed, read_topologies
 from outbox.store.postgresql.rotation import Rotation
 from outbox.store.postgresql.session import BY_INDEX, Session
 from outbox.version import __version__
+
+#: To remove a file of many gigabytes may take a server as long, in seconds.
+_REMOVING_S = 60.0
 
 
 class PostgreSQLAdmin:
@@ -267,7 +272,8 @@ class PostgreSQLAdmin:
 
     def prune(self, *, dry_run: bool = False) -> list[Slice]:
         """Empty the slots that hold nothing but old, delivered messages."""
-        return Rotation(self.session, self._names).prune(dry_run=dry_run)
+        with self.session.expecting_long(_REMOVING_S):
+            return Rotation(self.session, self._names).prune(dry_run=dry_run)
 
     # What is measured
 
@@ -346,27 +352,29 @@ class PostgreSQLAdmin:
             ).fetchall()
         return [name for (name,) in rows]
 
-    def create_relay(self, name: str, start: Literal["earliest", "latest"]) -> None:
-        """Make a relay name that begins at the first retained message or after the last one."""
+    def create_relay(self, name: str, start: Start) -> None:
+        """Make a relay name."""
         check_name("relay", name)
-        # Floor 0 is always right and only slow; plans raise it by themselves. The numbers begin at
-        # the time in milliseconds: a relay of this name may have been forgotten, whose epoch must
-        # not come again while its process runs, nor its positions as those of other messages.
-        snapshot = "'3:3:'::pg_snapshot" if start == "earliest" else "pg_current_snapshot()"
+        bound = bound_of_later(self.session, self._names)
+        # The numbers begin at the time in milliseconds: a relay of this name may have been
+        # forgotten, whose epoch must not come again while its process runs, nor its positions as
+        # those of other messages.
         with self.session.durable() as connection:
             # Lanes must not change until all streams of the present ones are there.
             connection.execute(
                 f"lock table {self._names['outbox_lane']} in share row exclusive mode"
             )
             lanes = read_topologies(connection, self._names)[-1]
+            first = beginning(connection, self._names, start, bound)
             try:
                 connection.execute(
-                    f"""insert into {self._names["outbox_cursor"]} (relay, lane, plan_no, epoch)
-                        select %s, stream, now, now
+                    f"""insert into {self._names["outbox_cursor"]}
+                               (relay, lane, plan_no, epoch, starts_at)
+                        select %s, stream, now, now, %s
                           from unnest(%s::text[]) as streams (stream),
                                (select (extract(epoch from clock_timestamp()) * 1000)::bigint)
                                as clock (now)""",
-                    (name, list(lanes.streams)),
+                    (name, first.starts_at, list(lanes.streams)),
                 )
             except psycopg.errors.UniqueViolation as error:
                 raise ConfigurationError(f"there is a relay called {name!r} already") from error
@@ -374,16 +382,17 @@ class PostgreSQLAdmin:
                 f"""insert into {self._names["outbox_plan"]}
                        (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor,
                         generation)
-                    select relay, lane, plan_no, epoch, s, 0, s, 0, 0, %s::bigint
-                      from {self._names["outbox_cursor"]}, (select {snapshot} as s) as now
-                     where relay = %s""",
-                (lanes.generation, name),
+                    select relay, lane, plan_no, epoch, %(last)s::pg_snapshot, %(floor)s::bigint,
+                           %(target)s::pg_snapshot, %(target_floor)s::bigint,
+                           %(next_floor)s::bigint, %(generation)s::bigint
+                      from {self._names["outbox_cursor"]} where relay = %(relay)s""",
+                {"relay": name, "generation": lanes.generation, **asdict(first)},
             )
 
     def forget_relay(self, name: str) -> None:
         """Drop a relay name and its progress."""
         with self.session.durable() as connection:
-            for table in ("outbox_plan", "outbox_process", "outbox_cursor"):
+            for table in ("outbox_held", "outbox_plan", "outbox_process", "outbox_cursor"):
                 deleted = connection.execute(
                     f"delete from {self._names[table]} where relay = %s", (name,)
                 ).rowcount

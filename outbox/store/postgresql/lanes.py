@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from outbox.errors import LogInconsistent
 from outbox.names import Names
 from outbox.store.lanes import Lane, Selection, Topology, same_streams
+from outbox.store.postgresql.beginning import bound_of_later
 from outbox.store.postgresql.sequence import sequence_state
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def change(session: Session, names: Names, wanted: Sequence[Lane]) -> Topology:
     Writers are not waited for and do not wait. Raises LogInconsistent where a cursor was restored
     from elsewhere.
     """
+    bound = bound_of_later(session, names)
     with session.durable() as connection:
         # As for every plan: before this transaction has an id.
         last_value, _ = sequence_state(connection, names)
@@ -97,7 +99,7 @@ def change(session: Session, names: Names, wanted: Sequence[Lane]) -> Topology:
             return Topology(present.generation, wanted)
         later = Topology(present.generation + 1, wanted)
         _lock_cursors(connection, names)
-        _seal_and_begin(connection, names, present, later, last_value)
+        _seal_and_begin(connection, names, present, later, (bound, last_value))
         return later
 
 
@@ -130,7 +132,7 @@ def _seal_and_begin(
     names: Names,
     present: Topology,
     later: Topology,
-    last_value: int,
+    bounds: tuple[int, int],
 ) -> None:
     """Write the seals, the new streams and the lanes. The snapshot comes after the locks."""
     (snapshot,) = cast(
@@ -138,7 +140,8 @@ def _seal_and_begin(
     )
     values = {
         "snapshot": snapshot,
-        "last_value": last_value,
+        "bound": bounds[0],
+        "last_value": bounds[1],
         "generation": present.generation,
         "old": list(present.streams),
         "new": [stream for stream in later.streams if stream not in present.streams],
@@ -161,9 +164,7 @@ def _statements(names: Names) -> tuple[str, ...]:
     newest = f"""join lateral (select * from {plan} as p
                                 where p.relay = c.relay and p.lane = c.lane
                                 order by p.plan_no desc limit 1) as n on true"""
-    # Read before their own transactions took an id, and those have committed before the snapshot:
-    # each is a bound of what is fresh to it, and the highest is the best.
-    floor = f"(select max(next_floor) from {plan})"
+    floor = "%(bound)s::bigint"
     seals = f"""
         insert into {plan} ({columns})
         select c.relay, c.lane, n.plan_no + 1, c.epoch, n.target, n.target_floor,
@@ -181,9 +182,10 @@ def _statements(names: Names) -> tuple[str, ...]:
     # name, whose process may still run and whose positions consumers have seen.
     begun = f"""
         with begun as (
-            insert into {cursor} (relay, lane, plan_no, after_seq, epoch, cluster_id)
-            select r.relay, s.lane, now.ms, {END}, now.ms, r.cluster_id
-              from (select distinct on (relay) relay, cluster_id from {cursor}
+            insert into {cursor} (relay, lane, plan_no, after_seq, epoch, cluster_id, delivery,
+                                  starts_at)
+            select r.relay, s.lane, now.ms, {END}, now.ms, r.cluster_id, r.delivery, r.starts_at
+              from (select distinct on (relay) relay, cluster_id, delivery, starts_at from {cursor}
                      order by relay, cluster_id nulls last) as r
              cross join unnest(%(new)s::text[]) as s (lane)
              cross join (select (extract(epoch from clock_timestamp()) * 1000)::bigint) as now (ms)

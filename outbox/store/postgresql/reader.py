@@ -133,7 +133,7 @@ class PostgreSQLReader:
         return self._saved[0].generation if self._saved else self._lanes.generation
 
     def _all_of_it(self) -> Page:
-        """Return an empty page that says that the batch is complete: other streams wait for that."""
+        """Return an empty page: that the batch is complete is what other streams wait for."""
         self._after = END
         return Page(self._plan.no, [], Position(self._plan.no, END))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 
 import psycopg
 from psycopg import errors as pg
 
 from outbox.errors import ConfigurationError, DatabaseUnavailable, OutboxError, SchemaMissing
+from outbox.store.postgresql.patience import ImpatientConnection
 
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
 
@@ -117,6 +118,12 @@ class Session:
             with suppress(psycopg.Error):
                 self._receive()
                 self.connection.execute("rollback")
+
+    def expecting_long(self, seconds: float) -> AbstractContextManager[None]:
+        """Let the server be silent for so long."""
+        if isinstance(self.connection, ImpatientConnection):
+            return self.connection.expecting_long(seconds)
+        return nullcontext()
 
     def close(self) -> None:
         """Close the connection; never raises."""

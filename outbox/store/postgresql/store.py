@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 
 from outbox.database import DatabaseUrl, connect_postgresql
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent
 from outbox.names import Names
-from outbox.record import Position
+from outbox.record import DeliveryMode, Mark, Position
 from outbox.schema.version import require_schema
 from outbox.store.base import Lease, LeaseLost, unknown_relay
 from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
+from outbox.store.postgresql.held import PostgreSQLHeld
 from outbox.store.postgresql.lanes import END, read_topologies
+from outbox.store.postgresql.patience import ImpatientConnection, Patience
 from outbox.store.postgresql.reader import PostgreSQLReader, read_plans
+from outbox.store.postgresql.scheduling import PostgreSQLSchedule
 from outbox.store.postgresql.sequence import check_sequence, sequence_state
 from outbox.store.postgresql.session import Session
 from outbox.store.postgresql.snapshot import Plan
@@ -37,23 +40,35 @@ class PostgreSQLStore(PostgreSQLAdmin):
         *,
         password_callback: Callable[[], str] | None = None,
         connect_timeout_s: float = 10.0,
+        silence_s: float | None = None,
     ) -> None:
+        """`silence_s`: how long the server may take to say anything; None is for ever."""
         super().__init__(names)
         self._url = url
         self._password_callback = password_callback
         self._connect_timeout_s = connect_timeout_s
+        self._patience = None if silence_s is None else Patience(silence_s)
         self._pruned_to = 0
         self._taken_at = 0
+
+    def held(self) -> PostgreSQLHeld:
+        """Return what keeps messages that cannot be sent now."""
+        return PostgreSQLHeld(self, self._names)
 
     def connect(self) -> None:
         """Open the connection, unless it is open, and check the version of the tables."""
         if self._session is not None and not self._session.connection.closed:
             return
-        connection = connect_postgresql(
-            self._url,
-            password_callback=self._password_callback,
-            connect_timeout=self._connect_timeout_s,
+        connection = cast(
+            "ImpatientConnection",
+            connect_postgresql(
+                self._url,
+                password_callback=self._password_callback,
+                connect_timeout=self._connect_timeout_s,
+                kind=ImpatientConnection,
+            ),
         )
+        connection.patience = self._patience
         session = Session(connection)
         try:
             require_schema(lambda: self._meta(session))
@@ -189,13 +204,13 @@ class PostgreSQLStore(PostgreSQLAdmin):
 
     def _lease(self, connection: psycopg.Connection, relay: str, lane: str, log_id: str) -> Lease:
         row = connection.execute(
-            f"""select epoch, plan_no, after_seq, cluster_id
+            f"""select epoch, plan_no, after_seq, cluster_id, delivery, origin::text
                   from {self._names["outbox_cursor"]} where relay = %s and lane = %s""",
             (relay, lane),
         ).fetchone()
-        epoch, plan_no, after_seq, cluster_id = cast("tuple[int, int, int, str | None]", row)
+        epoch, plan_no, after_seq, *more = cast("tuple[int, int, int, Any, Any, Any]", row)
         self._pruned_to = 0
-        return Lease(relay, lane, epoch, Position(plan_no, after_seq), log_id, cluster_id)
+        return Lease(relay, lane, epoch, Position(plan_no, after_seq), log_id, *more)
 
     def _plans(self, connection: psycopg.Connection, relay: str, lane: str) -> list[Plan]:
         """Return the plans not known to be delivered; the cursor's own is the first."""
@@ -222,6 +237,34 @@ class PostgreSQLStore(PostgreSQLAdmin):
         # taken since, and the first idle poll after a large backlog need not scan it once more.
         plans[-1] = replace(plans[-1], next_floor=max(plans[-1].next_floor, self._taken_at))
         return PostgreSQLReader(self.session, self._names, lease, plans, topologies)
+
+    def check_mark(self, lease: Lease, mark: Mark) -> None:
+        """Raise LogInconsistent if no such plan is in the journal."""
+        with self.session.translated() as connection:
+            row = connection.execute(
+                f"""select from {self._names["outbox_plan"]}
+                     where relay = %s and lane = %s and plan_no = %s and token::text = %s""",
+                (lease.relay, lease.lane, mark.batch, mark.token),
+            ).fetchone()
+        if row is None:
+            raise LogInconsistent(
+                f"Kafka has messages of relay {lease.relay!r} up to batch {mark.batch}, which this"
+                f" database, at batch {lease.position.batch}, has never planned: it went back in"
+                " time. Stop the relays and run `outbox-relay migrate --rebase`"
+            )
+
+    def adopt(
+        self, lease: Lease, position: Position, delivery: DeliveryMode, lease_s: float
+    ) -> Lease:
+        """Go on from another position, and remember how."""
+        with self.session.durable():
+            self._write(
+                lease,
+                """plan_no = %(batch)s, after_seq = %(seq)s, delivery = %(delivery)s,
+                   lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)""",
+                {**position._asdict(), "delivery": delivery, "lease_s": lease_s},
+            )
+        return replace(lease, position=position, delivery=delivery)
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Record what is delivered and renew the lease."""
@@ -270,6 +313,10 @@ class PostgreSQLStore(PostgreSQLAdmin):
     def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
         """Remember the broker cluster this relay name publishes to."""
         self._write(lease, "cluster_id = %(cluster_id)s", {"cluster_id": cluster_id})
+
+    def schedule(self) -> PostgreSQLSchedule:
+        """Return what waits for its time."""
+        return PostgreSQLSchedule(self.session, self._names)
 
     def _write(self, lease: Lease, assignments: str, values: dict[str, object]) -> None:
         """Change the cursor while the epoch is ours."""

@@ -13,7 +13,14 @@ from django.utils import timezone
 
 from outbox.django import add
 from outbox.django.inbox import record
-from outbox.django.models import InboxMessage, OutboxCursor, OutboxMessage
+from outbox.django.models import (
+    InboxMessage,
+    OutboxAudit,
+    OutboxCursor,
+    OutboxHeld,
+    OutboxMessage,
+)
+from outbox.django.settings import current
 from outbox.errors import OutboxError
 from outbox.inbox import ReceivedMessage
 
@@ -62,6 +69,29 @@ def test_what_the_inbox_remembers_can_be_read() -> None:
     assert found.message_id == "m-1"
     assert found.pk == ("billing", "m-1")
     assert abs(found.received_at - datetime.now(UTC)) < timedelta(hours=1)
+
+
+def test_what_is_held_and_what_was_done_can_be_read() -> None:
+    held, audit = current().names["outbox_held"], current().names["outbox_audit"]
+    action = "018f3f1e-0000-7000-8000-000000000001"
+    columns = "relay, lane, seq, created_at, id, topic, state, blocks, next_attempt_at"
+    values = "'default', 'default', 7, {now}, '{id}', 'orders', 'retrying', {no}, {now}"
+    postgresql = connections["default"].vendor == "postgresql"
+    now, no = ("now()", "false") if postgresql else ("1e9", "0")
+    with connections["default"].cursor() as cursor:
+        cursor.execute(
+            f"insert into {held} ({columns}) values ({values.format(now=now, id=action, no=no)})"
+        )
+        cursor.execute(
+            f"insert into {audit} (action, actor, source, command, what, messages)"
+            f""" values ('{action}', 'ada', 'host', 'held discard', '{{"topic": "orders"}}', 3)"""
+        )
+
+    message, done = OutboxHeld.objects.get(state="retrying"), OutboxAudit.objects.get()
+
+    assert (message.pk, str(message.message_id)) == (("default", 7), action)
+    assert message.next_attempt_at.tzinfo is not None
+    assert (done.what, done.messages, str(done.action)) == ({"topic": "orders"}, 3, action)
 
 
 @pytest.mark.parametrize(
