@@ -82,7 +82,8 @@ def change(
     connection.executemany(
         f"""insert or ignore into {names["outbox_cursor"]}
                    (relay, lane, after_seq, epoch, cluster_id, delivery, starts_at)
-            select relay, ?, ?, ?, max(cluster_id), max(delivery), max(starts_at) from {names["outbox_cursor"]} group by relay""",
+            select relay, ?, ?, ?, max(cluster_id), max(delivery), max(starts_at)
+              from {names["outbox_cursor"]} group by relay""",
         [
             (stream, last_seq, time.time_ns() // 10**6)
             for stream in later.streams

@@ -42,7 +42,7 @@ def condition(selection: Selection, table: str = "") -> str:
         number = (
             f"case when {table}key is null then {table}seq else hashtextextended({table}key, 0) end"
         )
-        terms.append(f"(({number}) & {END}) % {selection.shards} = {selection.shard}")
+        terms.append(f"mod(({number}) & {END}, {selection.shards}) = {selection.shard}")
     return " and ".join(terms)
 
 

@@ -116,17 +116,21 @@ class PostgreSQLReader:
     def _read(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> Page | None:
         while True:
             if not self._done:
-                page = self._read_on(connection, max_rows, max_bytes)
-                if page.records:
-                    return page
+                rest = self._read_on(connection, max_rows, max_bytes)
+                if rest.records:
+                    return rest
             if self._next_generation != self._plan.generation or self._has_ended:
                 if not self._is_told:
                     return self._all_of_it()
                 if self._has_ended or not self._may_go_on(connection):
                     return None
-            if not self._saved:
-                return self._read_new(connection, max_rows, max_bytes)
-            self._begin(self._saved.pop(0))
+            if self._saved:
+                self._begin(self._saved.pop(0))
+                continue
+            known = self._lanes.generation
+            page = self._read_new(connection, max_rows, max_bytes)
+            if page is not None or self._lanes.generation == known:
+                return page
 
     @property
     def _next_generation(self) -> int:
