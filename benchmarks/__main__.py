@@ -43,6 +43,7 @@ BENCHMARKS = (
     Benchmark("B4", "latency", ("--seconds=5", "--repetitions=1", "--lone=20"), 30),
     Benchmark("B5", "adding", ("--messages=500", "--repetitions=5"), 10),
     Benchmark("B6", "writers", ("--seconds=5", "--repetitions=2"), 15),
+    Benchmark("B6n", "notifying", ("--seconds=5", "--repetitions=2"), 15),
     Benchmark("B7", "memory", ("--messages=50000", "--large=100"), 30),
     Benchmark("B8", "long_load", ("--minutes=3", "--retention=60", "--rate=200"), 45),
     Benchmark("B9", "big_log", ("--rows=500000", "--repetitions=20"), 45),

@@ -24,7 +24,7 @@ from outbox.bench.result import figure
 ROOT = Path(__file__).parent.parent
 
 _MARKED = re.compile(
-    r"(?P<mark><!-- benchmark: (?P<id>B\d+) ?(?P<what>[^:>]*?)"
+    r"(?P<mark><!-- benchmark: (?P<id>B\d+[a-z]?) ?(?P<what>[^:>]*?)"
     r"(: (?P<field>ratio|ours|baseline))? -->[ *~]*)"
     r"(?P<figure>[0-9][0-9.,]*[0-9]|[0-9]|…)"
 )

@@ -30,6 +30,7 @@ from outbox.version import __version__
 if TYPE_CHECKING:
     from outbox.message import Message
     from outbox.topic.topic import Topic
+    from outbox.writer.notifier import Notifier
     from outbox.writer.outbox import Outbox
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "MissingExtra",
     "MissingMessageId",
     "NotInTransaction",
+    "Notifier",
     "Outbox",
     "OutboxError",
     "PayloadNotReadable",
@@ -61,6 +63,7 @@ __all__ = [
 #: for its plugin at every start, also where no test needs it.
 _LAZY = {
     "Message": "outbox.message",
+    "Notifier": "outbox.writer.notifier",
     "Outbox": "outbox.writer.outbox",
     "Topic": "outbox.topic.topic",
 }

@@ -25,7 +25,7 @@ EPILOG = """\b
 Examples:
   outbox-relay bench -X bootstrap.servers=localhost:9092
   outbox-relay bench --only drain --messages 300000 --delivery exactly-once
-  outbox-relay bench --json > bench.json"""
+  outbox-relay bench --only latency --rate 1000 --json"""
 
 
 @click.command(short_help="Measure on your own database and broker.", epilog=EPILOG)

@@ -25,6 +25,7 @@ def config() -> None:
 @setting("cloudevents")
 @setting("drain_timeout")
 @setting("lease")
+@setting("wake_up")
 @setting("poll_interval")
 @setting("delivery")
 @setting("name")

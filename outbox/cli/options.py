@@ -27,6 +27,7 @@ _HELP = {
     "name": "The relay name, which owns a cursor.",
     "delivery": "How to publish: at-least-once or exactly-once.",
     "poll_interval": "Seconds between looks at an idle log, at the most.",
+    "wake_up": "How a relay with nothing to do finds messages: poll, or notify as well.",
     "lease": "Seconds after which another process stands in for one that died.",
     "connect_timeout": "Seconds after which a server that is away is given up.",
     "cloudevents": "Make messages CloudEvents: binary or structured.",
@@ -80,7 +81,7 @@ def setting(name: str) -> Callable[[Command], Command]:
 def _metavar(name: str) -> str:
     if name in ("poll_interval", "lease", "connect_timeout", "drain_timeout", "stall_timeout"):
         return "SECONDS"
-    return {"database_url": "URL", "http_port": "PORT"}.get(name, "TEXT")
+    return {"database_url": "URL", "http_port": "PORT", "wake_up": "poll|notify"}.get(name, "TEXT")
 
 
 config_option = click.option(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from outbox.publishers.base import Publisher
     from outbox.relay.observer import Observer
     from outbox.relay.relay import Relay
+    from outbox.relay.waking import Waker
 
 logger = logging.getLogger("outbox.relay")
 
@@ -47,6 +48,7 @@ Examples:
 @setting("http_host")
 @setting("drain_timeout")
 @setting("lease")
+@setting("wake_up")
 @setting("poll_interval")
 @setting("delivery")
 @setting("name")
@@ -60,6 +62,7 @@ def run(*, drain: bool, log_format: str, log_level: str, **flags: object) -> Non
     With --http-port it answers /livez, /readyz, /healthz and /metrics. Where
     OTEL_EXPORTER_OTLP_ENDPOINT is set it exports a span for each message of a sampled trace.
     """
+    from outbox.cli.waking import make_waker
     from outbox.cli.watching import make_monitor, watched
     from outbox.relay.collector import spare_the_collector
     from outbox.tracing_export import exported_spans
@@ -67,13 +70,15 @@ def run(*, drain: bool, log_format: str, log_level: str, **flags: object) -> Non
     settings = settings_from(flags)
     set_up_logging(log_format, log_level)
     monitor = make_monitor(settings)
-    relay = _relay(settings, monitor)
+    waker = make_waker(settings, drain=drain)
+    relay = _relay(settings, monitor, waker)
     spare_the_collector()
     stop = threading.Event()
     with (
         stopped_by_signals(stop),
         exported_spans(os.environ),
         watched(settings, monitor, stop),
+        waker,
     ):
         relay.run(stop, drain=drain)
     _say_what_was_done(monitor)
@@ -112,7 +117,7 @@ def _publishers(settings: Settings) -> Callable[[], Publisher]:
     return lambda: EncodingPublisher(make_kafka(), encodings)
 
 
-def _relay(settings: Settings, observer: Observer) -> Relay:
+def _relay(settings: Settings, observer: Observer, waker: Waker) -> Relay:
     """Wire a relay; what is wrong with the settings shows before anything is connected."""
     from outbox.relay.relay import Relay
     from outbox.relay.settings import RelaySettings
@@ -136,4 +141,5 @@ def _relay(settings: Settings, observer: Observer) -> Relay:
             connect_timeout_s=settings.connect_timeout,
         ),
         observer=observer,
+        waker=waker,
     )

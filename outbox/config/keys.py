@@ -55,6 +55,12 @@ def _delivery(value: object) -> str:
     return str(value)
 
 
+def _wake_up(value: object) -> str:
+    if value not in ("poll", "notify"):
+        raise ConfigurationError(f"{value!r} is not a way to wake up: use poll or notify")
+    return str(value)
+
+
 def _cloudevents(value: object) -> str:
     if value not in ("off", "binary", "structured"):
         raise ConfigurationError(
@@ -101,6 +107,7 @@ KEYS = (
     Key("name", "OUTBOX_RELAY_NAME", _relay_name, "default"),
     Key("delivery", "OUTBOX_DELIVERY", _delivery, "at-least-once"),
     Key("poll_interval", "OUTBOX_POLL_INTERVAL", _seconds, 0.05),
+    Key("wake_up", "OUTBOX_WAKE_UP", _wake_up, "poll"),
     Key("lease", "OUTBOX_LEASE", _lease, 10.0),
     Key("connect_timeout", "OUTBOX_CONNECT_TIMEOUT", _seconds, 30.0),
     Key("drain_timeout", "OUTBOX_DRAIN_TIMEOUT", _seconds, 10.0),

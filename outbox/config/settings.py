@@ -46,6 +46,7 @@ class Settings:
     name: str
     delivery: DeliveryMode
     poll_interval: float
+    wake_up: str
     lease: float
     connect_timeout: float
     drain_timeout: float
@@ -165,6 +166,7 @@ def load(
         name=values["name"],
         delivery=values["delivery"],
         poll_interval=values["poll_interval"],
+        wake_up=values["wake_up"],
         lease=values["lease"],
         connect_timeout=values["connect_timeout"],
         drain_timeout=values["drain_timeout"],

@@ -14,7 +14,6 @@ from outbox.errors import ConfigurationError, MissingExtra
 from outbox.writer.outbox import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from outbox.config.settings import Settings
     from outbox.config.sources import Found
 
 #: The oldest versions without a known fault that matters to a relay.
@@ -136,16 +135,6 @@ def _try_properties(patient: Patient) -> tuple[Mapping[str, object], str | None]
     return patient.settings.kafka, None
 
 
-def timing(settings: Settings) -> Iterator[Verdict]:
-    """Judge whether a relay that waits can keep its lease."""
-    if settings.poll_interval > settings.lease / 4:
-        yield warning(
-            f"poll_interval is {settings.poll_interval:g} s and lease {settings.lease:g} s: an idle"
-            " relay renews its lease late, or loses it",
-            f"set poll_interval to {settings.lease / 4:g} s or less, or a longer lease",
-        )
-
-
 CHECKS = (
     check(
         "libraries",
@@ -164,15 +153,6 @@ CHECKS = (
         probe=lambda patient: patient.settings.found,
         judge=open_secrets,
         well="no password came by a flag",
-    ),
-    check(
-        "relay-timing",
-        "configuration",
-        looks_at="`poll_interval` against `lease`",
-        advice="poll at least four times within a lease",
-        probe=lambda patient: patient.settings,
-        judge=timing,
-        well="poll_interval and lease fit",
     ),
     check(
         "kafka-properties",

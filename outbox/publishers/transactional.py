@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused
@@ -48,6 +49,12 @@ _TRANSACTIONAL_DEFAULTS: Mapping[str, object] = {"retry.backoff.ms": 10}
 
 _CHECK_EVERY = 256
 
+#: The partitioner chooses.
+_ANY_PARTITION = -1
+
+#: What `produce` takes first, in its order.
+_topic_payload_key = itemgetter(2, 4, 3)
+
 #: How long a transaction in progress may hold up the end of a term, in seconds.
 _CLOSE_S = 1.0
 
@@ -80,6 +87,7 @@ class TransactionalPublisher:
         self._client, self._log = make_producer(self._properties, self._complaint.note)
         self._topics = TopicLimits(self._properties)
         self._kafka_error = kafka_exceptions()
+        self._not_queued: tuple[type[Exception], ...] = (BufferError, TypeError, *self._kafka_error)
         self._identity = ""
         self._producer: Any = None
         self._group: Any = None
@@ -184,34 +192,35 @@ class TransactionalPublisher:
         if self._traced:
             page.start_spans()
         produce = self._producer.produce
-        for index, (record, wire) in enumerate(zip(page.records, page.wires, strict=True)):
+        # As in KafkaPublisher: arguments by position save a tenth of all.
+        messages = zip(map(_topic_payload_key, page.records), page.wires, strict=True)
+        for index, ((topic, payload, key), wire) in enumerate(messages):
             if not index % _CHECK_EVERY:
                 page.check()
                 self._serve()
-            _, _, topic, key, payload, *_ = record
             try:
-                produce(topic, payload, key, headers=wire)
-            except BufferError:
-                self._produce_later(page, topic, payload, key, wire)
-            except self._kafka_error as error:
-                raise self._failed(error) from error
+                produce(topic, payload, key, _ANY_PARTITION, None, None, 0, wire)
+            except self._not_queued as error:
+                self._produce_later(page, index, error)
         self._failure = None
 
-    def _produce_later(
-        self,
-        page: PreparedPage,
-        topic: str,
-        payload: bytes | None,
-        key: str | None,
-        wire: WireHeaders,
-    ) -> None:
-        """Wait for room in librdkafka's queue; skipping the message would break the order."""
-        while True:
-            page.check()
-            self._serve(0.1)
-            with suppress(BufferError):
-                self._producer.produce(topic, payload, key, headers=wire)
+    def _produce_later(self, page: PreparedPage, index: int, error: Exception) -> None:
+        """Wait for room in librdkafka's queue; skipping the message would break the order.
+
+        By name, since only that is documented; a TypeError says that the positions have changed.
+        """
+        topic, payload, key = _topic_payload_key(page.records[index])
+        while isinstance(error, BufferError | TypeError):
+            try:
+                self._producer.produce(topic, payload, key, headers=page.wires[index])
+            except BufferError:
+                page.check()
+                self._serve(0.1)
+            except self._kafka_error as refused:
+                error = refused
+            else:
                 return
+        raise self._failed(error) from error
 
     def _serve(self, wait_s: float = 0.0) -> None:
         """Let librdkafka say what it has to say."""

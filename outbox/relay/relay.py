@@ -104,7 +104,7 @@ class Relay:
             self._give_up_if_stalled()
             read += step.read
             delivered += step.delivered
-            if not step.read and not self._service.in_flight:
+            if step.idle and not self._service.in_flight:
                 self._service.save()
                 return Pass(read, delivered, held_by_another=not self._service.terms)
         return Pass(read, delivered, held_by_another=True)
@@ -178,7 +178,8 @@ class Relay:
     def _rest(self, stop: threading.Event, wait_s: float) -> None:
         if self._service.terms:
             every_s = self._settings.lease_s / 4
-            rest(self._waker, stop, wait_s, self._keep_house, every_s)
+            due_s = self._scheduler.due_in_s()
+            rest(self._waker, stop, wait_s, self._keep_house, every_s, due_s)
             self._service.ask_all()
             return
         until_retry_s = self._service.retry_at - self._clock()

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("outbox.relay")
 
+#: A relay that turns more often, since it has work or is woken, looks at the schedule this often at
+#: the most; in seconds.
+_EVERY_S = 0.05
+
 #: Looking at all of the schedule takes this part of the time, at the most.
 _WHOLE_LOOKS = 0.05
 
@@ -37,11 +41,18 @@ class Timetable:
         self._every_s = every_s
         self._next_at = float("-inf")
         self._whole_at = float("-inf")
+        self._due_at = float("inf")
         self._start: Point | None = None
 
     def is_time(self, now: float) -> bool:
-        """Return whether to look."""
+        """Return whether to look. Who asks too early has a reason, and should ask again."""
+        if now < self._next_at:
+            self._due_at = min(self._due_at, self._next_at)
         return now >= self._next_at
+
+    def due_in_s(self, now: float) -> float:
+        """Return in how many seconds something is due, as far as is known, or to be looked for."""
+        return max(self._due_at - now, 0.0)
 
     def start(self, now: float) -> Point | None:
         """Return from where on to look; None: at all of it."""
@@ -52,17 +63,19 @@ class Timetable:
         if start is None:
             self._whole_at = ended + (ended - began) / _WHOLE_LOOKS
         self._start = agenda.clear_to
-        due_in_s = self._every_s if agenda.due_in_s is None else agenda.due_in_s
-        self._next_at = ended + min(max(due_in_s, 0.0), self._every_s)
+        due_in_s = float("inf") if agenda.due_in_s is None else max(agenda.due_in_s, 0.0)
+        self._due_at = ended + due_in_s
+        self._next_at = min(self._due_at, ended + self._every_s)
 
     def moved(self, moved: Moved, now: float) -> None:
         """Note a move: what was not moved for its bounds is moved next, at once."""
+        self._next_at = self._due_at = now
         if moved.full:
-            self._start, self._next_at = moved.end, now
+            self._start = moved.end
 
     def postpone(self, now: float) -> None:
         """Note that somebody else is at work, or that it failed."""
-        self._next_at = now + self._every_s
+        self._next_at = self._due_at = now + self._every_s
 
 
 class Scheduler:
@@ -74,8 +87,8 @@ class Scheduler:
     def __init__(self, schedule: Callable[[], Schedule], clock: Clock, every_s: float) -> None:
         self._schedule = schedule
         self._clock = clock
-        self._timetable = Timetable(every_s)
-        self._every_s = every_s
+        self._every_s = min(every_s, _EVERY_S)
+        self._timetable = Timetable(self._every_s)
         self._rows = _MOST_ROWS
         self._complaint = ""
 
@@ -93,6 +106,10 @@ class Scheduler:
             self._complain(str(error))
             return
         self._complaint = ""
+
+    def due_in_s(self) -> float:
+        """Return how long a relay that has nothing to do may rest."""
+        return self._timetable.due_in_s(self._clock())
 
     def begin_anew(self) -> None:
         """Look and move at once, whenever that was done last."""

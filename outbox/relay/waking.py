@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -31,15 +32,25 @@ class Polling:
         """Wait for `stop` alone."""
         return stop.wait(seconds)
 
+    def __enter__(self) -> Polling:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
 
 def rest(
-    waker: Waker, stop: threading.Event, seconds: float, keep: Callable[[], None], every_s: float
+    waker: Waker,
+    stop: threading.Event,
+    seconds: float,
+    keep: Callable[[], None],
+    every_s: float,
+    due_s: float = math.inf,
 ) -> None:
-    """Wait until it is time to look at the log again.
+    """Wait until it is time to look at the log again, or something is due, in `due_s` seconds.
 
     Calls `keep` every `every_s` seconds: a lease ends sooner than a long poll interval.
     """
-    left = waker.patience_s(seconds)
+    left = min(waker.patience_s(seconds), due_s)
     while not waker.wait(stop, min(left, every_s)):
         left -= every_s
         if left <= 0:

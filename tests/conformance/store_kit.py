@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,10 @@ class StoreKit:
         store.connect()
         self._open.append(store)
         return store
+
+    def unconnected(self) -> Any:
+        """Make a store that connects when it is used, in the thread that uses it."""
+        return open_store(self.url, self.names)
 
     def writer(self) -> Any:
         """Open a connection of an application; it must say begin, and commit or rollback."""
@@ -91,7 +96,9 @@ class StoreKit:
 
     def close(self) -> None:
         for opened in self._open:
-            opened.close()
+            # SQLite lets only the thread that opened it close a connection, which it has then.
+            with suppress(sqlite3.ProgrammingError):
+                opened.close()
 
 
 def acquire(store: Any, relay: str = "default") -> Lease:

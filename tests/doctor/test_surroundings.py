@@ -66,12 +66,6 @@ def test_a_password_in_a_variable_is_fine(
     assert on_sqlite.doctor().outcome("secrets") == "ok"
 
 
-def test_polling_too_seldom_for_the_lease(on_sqlite: Installation) -> None:
-    report = on_sqlite.doctor("--poll-interval", "6", "--lease", "10")
-    assert report.outcome("relay-timing") == "warning"
-    assert "2.5 s or less" in report.only("relay-timing")["advice"]
-
-
 @pytest.mark.parametrize(
     ("properties", "words"),
     [

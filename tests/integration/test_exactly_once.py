@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -368,15 +369,16 @@ class TestOneProducer:
     ) -> None:
         # Given a publisher with a transaction that was committed, and one that was not
         topic = kafka.create_topic(partitions=1)
-        old = Sending(make("relay-1"))
+        one, another = (f"relay-{secrets.token_hex(4)}" for _ in range(2))
+        old = Sending(make(one))
         old.deliver(some_records(topic, 3))
         old.publish(some_records(topic, 5))
         # When another one takes its identity, and a third one another
-        new, other = make("relay-1"), make("relay-2")
+        new, other = make(one), make(another)
         # Then it knows how far the first one came, and that one can add nothing
         assert new.marks == ["mark of 3"]
         assert other.marks == []
-        with pytest.raises(Fenced, match="another one publishes as 'relay-1' now"):
+        with pytest.raises(Fenced, match=f"another one publishes as '{one}' now"):
             old.publisher.flush(TIMEOUT_S)
         assert len(old.tally.acknowledgements) == 3
         assert len(kafka.read(topic)) == 3
@@ -385,7 +387,7 @@ class TestOneProducer:
         self, kafka: KafkaServer, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         topic = kafka.create_topic(partitions=1)
-        sending = Sending(make("relay-3"))
+        sending = Sending(make(f"relay-{secrets.token_hex(4)}"))
         # Given a transaction that ends as soon as it can
         monkeypatch.setattr(transaction, "_MESSAGES", 1)
         sending.publish(some_records(topic, 2))

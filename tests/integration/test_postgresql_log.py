@@ -238,6 +238,53 @@ class TestPlans:
         assert floor == FLOOR_DISTANCE + 100
         assert reader.read(10, 10_000) is None
 
+    def test_polls_that_scan_the_same_again_and_again_move_the_floor(self, kit: StoreKit) -> None:
+        # Given a batch of many messages, all delivered, so that the floor is below them
+        reader = reader_of(kit)
+        many = FLOOR_DISTANCE // 3
+        kit.writer().execute(
+            "insert into outbox_message (topic, key, payload) "
+            "select 't', 'k', 'x' from generate_series(1, %s)",
+            (many,),
+        )
+        assert sum(len(page.records) for page in read_all(reader, max_rows=many)) == many
+
+        # When nothing is found for a while, though other transactions come and go
+        other = kit.writer()
+        empty = 0
+        for _ in range(12):
+            other.execute("select pg_current_xact_id()")
+            empty += reader.read(10, 10_000) is not None
+
+        # Then the floor has come up, at the price of one empty plan, and nothing is lost
+        (floor,) = other.execute(
+            "select target_floor from outbox_plan order by plan_no desc limit 1"
+        ).fetchone()
+        assert (floor, empty) == (many, 1)
+        kit.commit("next")
+        assert keys(read_all(reader)) == ["next"]
+
+    def test_an_idle_reader_asks_one_question_until_a_transaction_ends(
+        self, kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given a transaction with a message, which is still running, and a look that found nothing
+        reader = reader_of(kit)
+        slow = kit.writer()
+        slow.execute("begin")
+        kit.write(slow, "slow")
+        assert reader.read(10, 10_000) is None
+        looks: list[None] = []
+        look = reader._look
+        monkeypatch.setattr(reader, "_look", lambda *given: looks.append(None) or look(*given))
+
+        # When nothing happens, no plan is prepared
+        assert [reader.read(10, 10_000) for _ in range(3)] == [None, None, None]
+        assert not looks
+
+        # And when the transaction ends, its message is found
+        slow.execute("commit")
+        assert keys(read_all(reader)) == ["slow"]
+
     def test_ended_transactions_without_messages_are_not_asked_for_again(
         self, kit: StoreKit
     ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from outbox.relay.schedule import Timetable
@@ -41,6 +43,22 @@ def test_the_next_look_is_when_something_is_due_and_with_every_poll_at_the_lates
     assert timetable.is_time(next_at)
 
 
+@pytest.mark.parametrize(
+    ("agenda", "rest_s"), [(EMPTY, math.inf), (due_in(3600), 3600), (due_in(-9), 0.0)]
+)
+def test_a_relay_may_rest_until_something_is_due(agenda: Agenda, rest_s: float) -> None:
+    timetable = Timetable(0.05)
+    looked(timetable, agenda, 10.0)
+    assert timetable.due_in_s(10.0) == rest_s
+
+
+def test_who_was_woken_too_early_for_a_look_rests_until_it_is_time() -> None:
+    timetable = Timetable(0.05)
+    looked(timetable, EMPTY, 10.0)
+    assert not timetable.is_time(10.01)
+    assert timetable.due_in_s(10.01) == pytest.approx(0.04)
+
+
 def test_looks_that_are_cheap_are_at_everything() -> None:
     timetable = Timetable(0.05)
     looked(timetable, EMPTY, 10.0, took=0.0005)
@@ -68,10 +86,11 @@ def test_after_a_full_move_the_next_follows_at_once_behind_it() -> None:
     assert timetable.start(10.1) == FIRST
 
 
-def test_after_any_other_move_the_whole_agenda_decides() -> None:
+def test_after_any_other_move_the_next_look_decides() -> None:
     timetable = Timetable(0.05)
     looked(timetable, due_in(-1), 10.0, took=0.04)
     timetable.moved(Moved(3, FIRST, full=False), 10.1)
+    assert timetable.is_time(10.1)
     assert timetable.start(10.1) == CLEAR
 
 

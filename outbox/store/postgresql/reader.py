@@ -5,13 +5,10 @@ The protocol, and why each of its steps is where it is, is explained in docs/adr
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
-from operator import itemgetter
 from typing import cast
 
 import psycopg
@@ -22,38 +19,22 @@ from outbox.names import Names
 from outbox.record import Mark, Page, Position, Record
 from outbox.store.base import Lease, LeaseLost
 from outbox.store.lanes import Topology
-from outbox.store.postgresql.lanes import END, condition, has_sealed, read_topologies
-from outbox.store.postgresql.sequence import LAST_VALUE, check_sequence
-from outbox.store.postgresql.session import ABANDONED, BY_INDEX, BY_INDEX_AS_QUERY, Session
+from outbox.store.postgresql.journal import plan_parameters, read_plans
+from outbox.store.postgresql.lanes import END, has_sealed, read_topologies
+from outbox.store.postgresql.merging import before_heavy, merge
+from outbox.store.postgresql.sequence import check_sequence
+from outbox.store.postgresql.session import BY_INDEX_AS_QUERY, Session
 from outbox.store.postgresql.snapshot import Plan, Snapshot
+from outbox.store.postgresql.statements import StreamLanes
 
-#: Save an empty plan when the sequence is this far above the floor: an old floor makes every poll
-#: scan what came since (350,000 rows took 45 ms).
+#: Save an empty plan when polls that found nothing have scanned this many numbers above the floor:
+#: an old floor makes each of them scan what came since (350,000 rows took 45 ms).
 FLOOR_DISTANCE = 10_000
 
 #: Save one also when messages of other streams alone have come since, every so many seconds.
 OTHERS_PASSED_S = 60.0
-
-_COLUMNS = (
-    "seq, id::text, topic, key, payload, type, content_type, headers::text as headers, "
-    "traceparent, tracestate"
-)
-_SELECTED = "seq, id, topic, key, payload, type, content_type, headers, traceparent, tracestate"
 #: So many pages are bounded in bytes by the database after one that had a heavy message in it.
 BOUNDED_PAGES = 16
-
-#: What a message weighs, in bytes. octet_length does not fetch a payload that is stored apart.
-_WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
-
-_total = itemgetter(-1)
-
-_HEAVY = f"{_WEIGHT} > %(heavy)s::bigint"
-#: Of a heavy message only its weight, as the total, which is 0 for all others.
-_LIGHT_COLUMNS = (
-    f"seq, id::text, topic, key, case when not ({_HEAVY}) then payload end, type, content_type, "
-    f"case when not ({_HEAVY}) then headers::text end, traceparent, tracestate, "
-    f"case when {_HEAVY} then {_WEIGHT} else 0 end"
-)
 
 
 class PostgreSQLReader:
@@ -86,6 +67,9 @@ class PostgreSQLReader:
         # ask for them again at every poll. True as long as this connection lives.
         self._fruitless: set[int] = set()
         self._bounded_pages = 0
+        # The last snapshot in which there was nothing new, and what finding that out has cost.
+        self._nothing_at: Snapshot | None = None
+        self._scanned = 0
 
     def read(self, max_rows: int, max_bytes: int) -> Page | None:
         """Return the next page: of the current plan, of a saved one, or of a new one.
@@ -153,6 +137,7 @@ class PostgreSQLReader:
         self._sql = self._lanes.statements(plan.generation)
         self._fruitless.clear()
         self._planned_at = time.monotonic()
+        self._nothing_at, self._scanned = None, 0
 
     def _read_on(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> Page:
         """Read on in a plan that is saved."""
@@ -176,6 +161,8 @@ class PostgreSQLReader:
         self, connection: psycopg.Connection, max_rows: int, max_bytes: int
     ) -> Page | None:
         """Make a plan, read its first page, save the plan; in one transaction, in this order."""
+        if self._nothing_at is not None and self._is_still(connection, self._nothing_at):
+            return None
         sequence_value, snapshot, generation = self._look(connection)
         if generation != self._lanes.generation:
             self._session.rollback()
@@ -192,6 +179,7 @@ class PostgreSQLReader:
         if not records and not self._is_worth_saving(plan, sequence_value):
             self._fruitless.update(late)
             self._session.rollback()
+            self._nothing_at = snapshot
             return None
         try:
             saved = self._saved_as(connection, plan)
@@ -210,7 +198,8 @@ class PostgreSQLReader:
         them, and until then they cannot be removed.
         """
         passed = sequence_value - plan.floor
-        if passed > FLOOR_DISTANCE:
+        self._scanned += passed
+        if self._scanned > FLOOR_DISTANCE:
             return True
         overdue = time.monotonic() - self._planned_at > OTHERS_PASSED_S
         return passed > 0 and overdue and not self._lanes.has_everything
@@ -239,6 +228,16 @@ class PostgreSQLReader:
         plan = self._plan
         mark = Mark(self._lease.log_id, plan.no, plan.token, self._after)
         return Page(plan.no, records, Position(plan.no, self._after), mark.text)
+
+    def _is_still(self, connection: psycopg.Connection, snapshot: Snapshot) -> bool:
+        """Return whether no transaction has ended since a snapshot: an idle relay's one question.
+
+        On a standby the answer is no, so that the next question finds out.
+        """
+        row = connection.execute(
+            "select case when pg_is_in_recovery() then '' else pg_current_snapshot()::text end"
+        ).fetchone()
+        return cast("tuple[str]", row)[0] == str(snapshot)
 
     def _answered(
         self, ask: Callable[[], _Answer], asked: _Answer | None = None
@@ -312,7 +311,7 @@ class PostgreSQLReader:
         The plan before it must be there as we know it: behind a pooler a fail-over to a server that
         is behind goes unnoticed, and there the ids in our snapshots may be given out again.
         """
-        row = connection.execute(self._sql.save, _parameters(self._lease, plan)).fetchone()
+        row = connection.execute(self._sql.save, plan_parameters(self._lease, plan)).fetchone()
         if row is None:
             raise LeaseLost(self._lease.relay)
         self._session.commit()
@@ -338,182 +337,3 @@ class _Answer:
     def met_heavy(self, records: list[Record], exhausted: bool) -> bool:
         """Return whether this page ends early, before a heavy message."""
         return self.light and not exhausted and len(records) < self.max_rows
-
-
-class StreamLanes:
-    """What the lanes of the log mean for one stream, generation by generation."""
-
-    def __init__(self, names: Names, stream: str, topologies: Sequence[Topology]) -> None:
-        self._names = names
-        self._stream = stream
-        self._topologies = {topology.generation: topology for topology in topologies}
-        self._present = topologies[-1]
-        self._statements: dict[int, Statements] = {}
-
-    @property
-    def generation(self) -> int:
-        """Return the present generation."""
-        return self._present.generation
-
-    @property
-    def goes_on(self) -> bool:
-        """Return whether the stream is one of the present lanes."""
-        return self._stream in self._present.streams
-
-    @property
-    def has_everything(self) -> bool:
-        """Return whether every message of the log belongs to this stream now."""
-        return self.goes_on and self._present.selection(self._stream).is_everything
-
-    def predecessors(self, generation: int) -> tuple[str, ...]:
-        """Return the streams that must have come to a generation before this one goes into it."""
-        earlier = self._topologies.get(generation - 1)
-        if earlier is None:
-            return ()
-        return self._topologies[generation].predecessors(earlier, self._stream)
-
-    def statements(self, generation: int) -> Statements:
-        """Return the SQL that reads what belongs to the stream in a generation.
-
-        A plan in which a stream begins is of a generation that does not know it, and is empty.
-        """
-        if generation not in self._statements:
-            topology = self._topologies[generation]
-            known = self._stream in topology.streams
-            rows = condition(topology.selection(self._stream)) if known else "false"
-            self._statements[generation] = Statements(self._names, rows)
-        return self._statements[generation]
-
-
-class Statements:
-    """The SQL of a reader, rendered once."""
-
-    def __init__(self, names: Names, condition: str = "") -> None:
-        """`condition`: of the rows of a stream; empty where it has all of them."""
-        log = names["outbox_message"]
-        ours = f"and {condition}" if condition else ""
-        sequence = names["outbox_message_seq"]
-        self.look = f"""
-            begin isolation level read committed;
-            set local synchronous_commit = on;
-            {ABANDONED};
-            {BY_INDEX};
-            select {LAST_VALUE}, seqcache, pg_is_in_recovery()
-              from pg_sequence where seqrelid = '{sequence}'::regclass;
-            select pg_current_snapshot()::text,
-                   (select max(generation) from {names["outbox_lane"]})"""
-        # "Not visible in xmax:xmax:" is xid >= xmax, written so that no index can take it and the
-        # planner is left with the one on seq.
-        fresh = f"""
-              from {log}
-             where seq > %(after)s::bigint
-               and not pg_visible_in_snapshot(xid, %(before)s::pg_snapshot)
-               and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot) {ours}
-             order by seq limit %(rows)s::bigint"""
-        self.fresh = self._bounded(f"select {_COLUMNS}, {_WEIGHT} as weight {fresh}")
-        # The running total of the bound costs the database more than the reading does. As long as
-        # messages are so light that a page of them cannot exceed the bound, it is not asked for.
-        self.light = f"select {_LIGHT_COLUMNS} {fresh}"
-        # Compared as rows, so that only the index on (xid, seq) fits: an equality on xid and an
-        # order by seq would let the planner walk the whole log by seq.
-        self.late = self._bounded(
-            f"""select m.* from unnest(%(ids)s::text[]::xid8[]) as late (id)
-                 cross join lateral (
-                    select {_COLUMNS}, {_WEIGHT} as weight from {log}
-                     where (xid, seq) > (late.id, %(after)s::bigint)
-                       and (xid, seq) <= (late.id, {END}) {ours}
-                     order by xid, seq limit %(rows)s::bigint) as m
-                 order by seq limit %(rows)s::bigint"""
-        )
-        self.save = f"""
-            insert into {names["outbox_plan"]}
-                   (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor,
-                    generation)
-            select relay, lane, %(no)s::bigint, epoch, %(last)s::pg_snapshot, %(floor)s::bigint,
-                   %(target)s::pg_snapshot, %(target_floor)s::bigint, %(next_floor)s::bigint,
-                   %(generation)s::bigint
-              from {names["outbox_cursor"]}
-             where relay = %(relay)s and lane = %(lane)s and epoch = %(epoch)s::bigint
-               and exists (select from {names["outbox_plan"]} as p
-                            where p.relay = %(relay)s and p.lane = %(lane)s
-                              and p.plan_no = %(no)s::bigint - 1
-                              and p.target::text = %(last)s::pg_snapshot::text)
-               for update
-            returning token::text"""
-
-    @staticmethod
-    def _bounded(select: str) -> str:
-        """Bound a selection by weight as well: the row that crosses the bound is the last."""
-        return f"""
-            select {_SELECTED}, total from (
-                select m.*, sum(weight) over (order by seq rows unbounded preceding) as total
-                  from ({select}) as m) as w
-             where total - weight < %(bytes)s::bigint order by seq"""
-
-
-def merge(
-    parts: Sequence[list[Record]], max_rows: int, max_bytes: int
-) -> tuple[list[Record], bool]:
-    """Merge selections, each in order of seq and cut at the bounds, into one page.
-
-    A selection that was cut says nothing about what follows its last row, so the page ends at the
-    lowest such row. Returns the page, and whether nothing was cut. Rows end with their `total`.
-
-    >>> merge([[(1, "a", 9), (4, "d", 18)], [(2, "b", 9)]], 2, 100)
-    ([(1, 'a', 9), (2, 'b', 9)], False)
-    """
-    ends = [rows[-1][0] for rows in parts if _is_cut(rows, max_rows, max_bytes)]
-    if len(parts) == 1:  # by far the most frequent; nothing is copied
-        return parts[0], not ends
-    merged = list(heapq.merge(*parts, key=itemgetter(0)))
-    page = [row for row in merged if not ends or row[0] <= min(ends)][:max_rows]
-    return page, not ends and len(page) == len(merged)
-
-
-def before_heavy(rows: list[Record], max_rows: int) -> tuple[list[Record], bool]:
-    """Cut a selection without a bound in bytes before its first heavy row: that one has a total.
-
-    Returns the page, and whether nothing was cut.
-
-    >>> before_heavy([(1, "a", 0), (2, None, 9000), (3, "c", 0)], 5)
-    ([(1, 'a', 0)], False)
-    """
-    if not any(map(_total, rows)):
-        return rows, len(rows) < max_rows
-    return list(takewhile(lambda row: not row[-1], rows)), False
-
-
-def _is_cut(rows: list[Record], max_rows: int, max_bytes: int) -> bool:
-    return bool(rows) and (len(rows) >= max_rows or rows[-1][-1] >= max_bytes)
-
-
-def read_plans(
-    connection: psycopg.Connection, names: Names, relay: str, lane: str, first: int
-) -> list[Plan]:
-    """Return the plans of a lane from number `first` on, oldest first."""
-    rows = connection.execute(
-        f"""select plan_no, last::text, floor, target::text, target_floor, next_floor, generation,
-                   token::text
-              from {names["outbox_plan"]}
-             where relay = %s and lane = %s and plan_no >= %s order by plan_no""",
-        (relay, lane, first),
-    ).fetchall()
-    return [
-        Plan(no, Snapshot.parse(last), floor, Snapshot.parse(target), *more)
-        for no, last, floor, target, *more in rows
-    ]
-
-
-def _parameters(lease: Lease, plan: Plan) -> dict[str, object]:
-    return {
-        "relay": lease.relay,
-        "lane": lease.lane,
-        "epoch": lease.epoch,
-        "no": plan.no,
-        "last": str(plan.last),
-        "floor": plan.floor,
-        "target": str(plan.target),
-        "target_floor": plan.target_floor,
-        "next_floor": plan.next_floor,
-        "generation": plan.generation,
-    }

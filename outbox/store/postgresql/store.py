@@ -17,9 +17,10 @@ from outbox.store.base import Lease, LeaseLost, unknown_relay
 from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
 from outbox.store.postgresql.held import PostgreSQLHeld
+from outbox.store.postgresql.journal import read_plans
 from outbox.store.postgresql.lanes import END, read_topologies
 from outbox.store.postgresql.patience import ImpatientConnection, Patience
-from outbox.store.postgresql.reader import PostgreSQLReader, read_plans
+from outbox.store.postgresql.reader import PostgreSQLReader
 from outbox.store.postgresql.scheduling import PostgreSQLSchedule
 from outbox.store.postgresql.sequence import check_sequence, sequence_state
 from outbox.store.postgresql.session import Session
