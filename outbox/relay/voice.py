@@ -8,6 +8,7 @@ from outbox.errors import BrokerUnavailable, DatabaseUnavailable
 from outbox.publishers.base import TopicUnavailable
 from outbox.relay.observer import Observer
 from outbox.store.base import Lease
+from outbox.store.lanes import DEFAULT_LANE
 
 logger = logging.getLogger("outbox.relay")
 
@@ -29,9 +30,9 @@ class Voice:
         self._observer.began_term(lease.lane, lease.epoch)
         if lease.lane not in self._troubles:
             logger.info(
-                "relay %s holds lane %s, epoch %d, from batch %d",
+                "relay %s holds %s, epoch %d, from batch %d",
                 lease.relay,
-                lease.lane,
+                _named(lease.lane),
                 lease.epoch,
                 lease.position.batch,
                 extra={"event": "relay.lane_taken"},
@@ -40,9 +41,9 @@ class Voice:
     def lane_given_back(self, stream: str, why: str) -> None:
         """Say that a lane is not held any more, and that nothing is wrong."""
         logger.info(
-            "relay %s gives lane %s back: %s",
+            "relay %s gives %s back: %s",
             self._relay,
-            stream,
+            _named(stream),
             why,
             extra={"event": "relay.lane_given_back"},
         )
@@ -51,9 +52,9 @@ class Voice:
         """Say that somebody else has taken a lane."""
         self._observer.lost_lease()
         logger.warning(
-            "relay %s lost lane %s and sends nothing more of it until it holds it again",
+            "relay %s lost %s and sends nothing more of it until it holds it again",
             self._relay,
-            stream,
+            _named(stream),
             extra={"event": "relay.lane_lost"},
         )
 
@@ -84,6 +85,11 @@ class Voice:
         self._troubles.pop(of, None)
         if not self._troubles:
             self._observer.recovered()
+
+
+def _named(stream: str) -> str:
+    """Return how to call a stream: most logs have one lane only."""
+    return "the lane" if stream == DEFAULT_LANE else f"lane {stream}"
 
 
 def awaited(error: DatabaseUnavailable | BrokerUnavailable) -> str:
