@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": "outbox.cli.doctor:doctor",
     "relays": "outbox.cli.relays:relays",
     "lanes": "outbox.cli.lanes:lanes",
+    "scheduled": "outbox.cli.scheduled:scheduled",
     "prune": "outbox.cli.prune:prune",
     "verify": "outbox.cli.verify:verify",
     "bench": "outbox.cli.bench:bench",

@@ -10,11 +10,13 @@ import click
 from outbox.cli.options import database_options, json_option, reworded, settings_from
 from outbox.cli.output import duration, print_json, print_table, say
 from outbox.cli.waiting import connected_store
+from outbox.store.scheduling import SCHEDULE_COUNT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from outbox.store.base import Blocker, RelayStatus
+    from outbox.store.scheduling import ScheduleStatus
 
 CHECK_FAILED = 6
 
@@ -51,14 +53,18 @@ def status(
     """Show how far each relay name has come, and what holds it up."""
     with connected_store(settings_from(flags)) as store:
         relays, blockers = store.status(relay), store.blockers()
+        waiting = store.schedule().status()
     if as_json:
         print_json(
             "outbox.status/1",
             relays=[asdict(lane) for lane in relays],
             blockers=[asdict(blocker) for blocker in blockers],
+            scheduled=asdict(waiting),
         )
     else:
         _show(relays, blockers)
+        for sentence in told_of(waiting):
+            say(reworded(sentence))
     ctx.exit(_verdict(relays, fail_if_lag))
 
 
@@ -102,6 +108,24 @@ def hints(relays: list[RelayStatus], blockers: list[Blocker]) -> Iterator[str]:
                 f"{blocker.kind} transaction ({blocker.who}) has held messages for "
                 f"{duration(blocker.age_seconds)}; they are sent when it commits"
             )
+
+
+def told_of(waiting: ScheduleStatus) -> Iterator[str]:
+    """Yield what there is to say of messages that wait for a time or a condition."""
+    due_s = waiting.next_due_seconds
+    if waiting.scheduled and due_s is not None:
+        when = f"is due in {duration(due_s)}" if due_s > 0 else f"was due {duration(-due_s)} ago"
+        yield f"{_many(waiting.scheduled, 'is', 'are')} scheduled, the next {when}"
+        if due_s < -_LONG_S:
+            yield "nobody moves what is due into the log; start `outbox-relay run`"
+    if waiting.waiting:
+        yield f"{_many(waiting.waiting, 'waits', 'wait')} for a condition"
+
+
+def _many(count: int, one: str, more: str) -> str:
+    if count > SCHEDULE_COUNT_LIMIT:
+        return f"more than {SCHEDULE_COUNT_LIMIT} messages {more}"
+    return f"{count} message {one}" if count == 1 else f"{count} messages {more}"
 
 
 def _is_served(lane: RelayStatus) -> bool:

@@ -163,6 +163,21 @@ TRANSACTION_AGE = Metric(
     ("kind",),
     ("open", "prepared"),
 )
+SCHEDULED = Metric(
+    "outbox.scheduled.messages",
+    "gauge",
+    "{message}",
+    "Messages that wait for their time (`scheduled`) or for a condition (`waiting`); 10,001 stands"
+    " for more than 10,000. Sampled",
+    ("state",),
+    ("scheduled", "waiting"),
+)
+OVERDUE = Metric(
+    "outbox.scheduled.overdue",
+    "gauge",
+    "s",
+    "For how long the first scheduled message has been due, 0 where none is. Sampled",
+)
 UNDECLARED = Metric(
     "outbox.undeclared_lane.messages",
     "counter",
@@ -202,6 +217,8 @@ METRICS = (
     LOG_SIZE,
     TRANSACTIONS,
     TRANSACTION_AGE,
+    SCHEDULED,
+    OVERDUE,
     UNDECLARED,
     SAMPLED_AT,
     SAMPLE_FAILURES,
@@ -210,4 +227,14 @@ METRICS = (
 
 #: Those only the database knows. There are none of them where nobody samples: on standby, and
 #: while the database does not answer.
-SAMPLED = (PENDING, OLDEST, PROCESSES, LOG_SIZE, TRANSACTIONS, TRANSACTION_AGE, SAMPLED_AT)
+SAMPLED = (
+    PENDING,
+    OLDEST,
+    PROCESSES,
+    LOG_SIZE,
+    TRANSACTIONS,
+    TRANSACTION_AGE,
+    SCHEDULED,
+    OVERDUE,
+    SAMPLED_AT,
+)

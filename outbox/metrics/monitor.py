@@ -173,6 +173,9 @@ class RelayMonitor:
             ages = sample.transactions.get(kind, ())
             figures.put(catalogue.TRANSACTIONS, len(ages), kind)
             figures.put(catalogue.TRANSACTION_AGE, max(ages, default=0.0), kind)
+        figures.put(catalogue.SCHEDULED, sample.scheduled, "scheduled")
+        figures.put(catalogue.SCHEDULED, sample.waiting, "waiting")
+        figures.put(catalogue.OVERDUE, sample.overdue_s)
         for lane, count in sample.other_lanes.items():
             figures.add(catalogue.UNDECLARED, count, lane)
         figures.put(catalogue.SAMPLED_AT, sample.taken_at)

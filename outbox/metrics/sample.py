@@ -22,6 +22,8 @@ class Sample:
 
     `transactions`: the ages in seconds of those that hold messages, by kind, "open" or "prepared".
     `other_lanes`: the messages since the last sample that name a lane nobody declared, by lane.
+    `scheduled`, `waiting`: the messages that wait for a time or a condition, `overdue_s`: for how
+    long the first of them has been due.
     """
 
     taken_at: float
@@ -30,6 +32,9 @@ class Sample:
     log_bytes: int
     transactions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     other_lanes: Mapping[str, int] = field(default_factory=dict)
+    scheduled: int = 0
+    waiting: int = 0
+    overdue_s: float = 0.0
 
     @property
     def pending(self) -> int:

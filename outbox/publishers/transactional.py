@@ -47,6 +47,9 @@ _NOT_IN_TRANSACTIONS = frozenset({"message.timeout.ms", "enable.gapless.guarante
 #: Between two transactions the broker asks for a little patience; librdkafka's would be 100 ms.
 _TRANSACTIONAL_DEFAULTS: Mapping[str, object] = {"retry.backoff.ms": 10}
 
+#: How long after that to give up on librdkafka, in seconds.
+_MARGIN_S = 1.0
+
 _CHECK_EVERY = 256
 
 #: The partitioner chooses.
@@ -94,6 +97,7 @@ class TransactionalPublisher:
         self._prepared: deque[PreparedPage] = deque()
         self._open: Transaction | None = None
         self._ending: Transaction | None = None
+        self._overdue_at = 0.0
         self._failure: Exception | None = None
         self._traced = tracing_is_on()
 
@@ -257,6 +261,7 @@ class TransactionalPublisher:
     def _end(self, transaction: Transaction) -> None:
         """Commit in a thread of its own, since that takes some round trips."""
         self._open, self._ending = None, transaction
+        self._overdue_at = time.monotonic() + TIMEOUT_S + _MARGIN_S
         threading.Thread(
             target=transaction.commit,
             args=(self._producer, self._group, TIMEOUT_S),
@@ -267,7 +272,12 @@ class TransactionalPublisher:
     def _take_end(self, wait_s: float) -> None:
         """Report the messages of a transaction that has ended, waiting for its end if need be."""
         transaction = self._ending
-        if transaction is None or not transaction.ended.wait(wait_s):
+        if transaction is None:
+            return
+        if not transaction.ended.wait(wait_s):
+            if time.monotonic() > self._overdue_at:
+                # librdkafka 2.16 was seen to wait for ever, also for a broker that was back.
+                raise self._failed(TimeoutError("Kafka does not say whether it was committed"))
             return
         if transaction.error is not None:
             raise self._failed(transaction.error, transaction) from transaction.error

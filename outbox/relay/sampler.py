@@ -109,6 +109,7 @@ class Sampler:
         declared = {lane.name for lane in store.lanes()}
         undeclared = {lane: count for lane, count in named.items() if lane not in declared}
         self._warn(undeclared)
+        waits = store.schedule().status()
         return Sample(
             taken_at=time.time(),
             lanes=tuple(
@@ -119,6 +120,9 @@ class Sampler:
             log_bytes=store.log_bytes(),
             transactions=transactions,
             other_lanes=undeclared,
+            scheduled=waits.scheduled,
+            waiting=waits.waiting,
+            overdue_s=max(-(waits.next_due_seconds or 0.0), 0.0),
         )
 
     def _warn(self, lanes: dict[str, int]) -> None:

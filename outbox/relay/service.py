@@ -173,7 +173,7 @@ class Service:
                 cluster_id = publisher.connect(self._settings.lease_s / 2)
             check_cluster(self._store, lease, cluster_id)
             if is_claimed(lease, self._settings.delivery):
-                lease, asked_at = self._resume(lease, publisher)
+                lease, asked_at = self._resume(lease, asked_at, publisher)
             return Term(
                 self._store,
                 lease,
@@ -192,9 +192,12 @@ class Service:
                 self._store.release(lease, lease.position)
             raise
 
-    def _resume(self, lease: Lease, publisher: Publisher) -> tuple[Lease, float]:
+    def _resume(self, lease: Lease, asked_at: float, publisher: Publisher) -> tuple[Lease, float]:
         """Return the lease at the latest position that is known, and when it was renewed."""
         delivery, lease_s = self._settings.delivery, self._settings.lease_s
+        if self._clock() - asked_at > lease_s * 0.75:
+            # Who has the lane by now must not be shut out by one who comes too late.
+            raise LeaseLost(lease.relay)
         with self._observer.waiting("broker"):
             marks = claim(publisher, lease, delivery)
         asked_at = self._clock()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from outbox.record import DeliveryMode, Mark, Page, Position
 from outbox.store.lanes import Lane
-from outbox.store.scheduling import Schedule
+from outbox.store.scheduling import Schedule, ScheduleAdmin
 
 if TYPE_CHECKING:
     from outbox.store.held import HeldStore
@@ -228,6 +228,9 @@ class StoreAdmin(Protocol):
 
         Order holds through the change: what is committed before it goes by the lanes of before.
         """
+
+    def schedule(self) -> ScheduleAdmin:
+        """Return what waits for its time or a condition. Forget it with the connection."""
 
     def relays(self) -> list[str]:
         """Return the relay names."""

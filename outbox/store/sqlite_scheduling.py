@@ -7,7 +7,15 @@ import math
 from typing import TYPE_CHECKING
 
 from outbox.schema.grants import WRITER_COLUMNS
-from outbox.store.scheduling import Agenda, Moved, Point
+from outbox.store.scheduling import (
+    SCHEDULE_COUNT_LIMIT,
+    Agenda,
+    Moved,
+    Point,
+    ScheduledMessage,
+    ScheduleFilter,
+    ScheduleStatus,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -15,13 +23,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from outbox.names import Names
+    from outbox.store.held import Action
 
 #: Seconds since 1970. Within a statement it does not change.
 NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 class SQLiteSchedule:
-    """What waits for a time, in one file; implements Schedule.
+    """What waits, in one file; implements Schedule and ScheduleAdmin.
 
     `reading` and `writing` give the connection, the latter in a transaction of its own.
     """
@@ -34,6 +43,7 @@ class SQLiteSchedule:
     ) -> None:
         self._log = names["outbox_message"]
         self._table = names["outbox_scheduled"]
+        self._audit = names["outbox_audit"]
         self._reading = reading
         self._writing = writing
 
@@ -73,6 +83,88 @@ class SQLiteSchedule:
             (listed,),
         )
         connection.execute(f"delete from {self._table} where {these}", (listed,))
+
+    # For operators
+
+    def status(self) -> ScheduleStatus:
+        """Return how much waits."""
+        counted = (
+            f"(select count(*) from (select 1 from {self._table} where wait_for is {{}} "
+            f"limit {SCHEDULE_COUNT_LIMIT + 1}))"
+        )
+        with self._reading() as connection:
+            scheduled, waiting = connection.execute(
+                f"select {counted.format('null')}, {counted.format('not null')}"
+            ).fetchone()
+        return ScheduleStatus(scheduled, waiting, self.agenda(None).due_in_s)
+
+    def count(self, which: ScheduleFilter, limit: int) -> int:
+        """Return how many match, at most `limit`."""
+        with self._reading() as connection:
+            (count,) = connection.execute(
+                f"""select count(*) from (select 1 from {self._table} where {_matching(which)}
+                                           limit :limit)""",
+                {**which.given, "limit": limit},
+            ).fetchone()
+        return int(count)
+
+    def find(self, which: ScheduleFilter, limit: int) -> list[ScheduledMessage]:
+        """Return those that match."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                f"""select no, id, topic, key, type,
+                           case when wait_for is null then 'scheduled' else 'waiting' end,
+                           due_at, wait_for, created_at, coalesce(length(payload), 0)
+                      from {self._table} where {_matching(which)}
+                     order by due_at is null, due_at, no limit :limit""",
+                {**which.given, "limit": limit},
+            ).fetchall()
+        return [ScheduledMessage(*row) for row in rows]
+
+    def cancel(self, which: ScheduleFilter, limit: int, action: Action) -> int:
+        """Delete messages."""
+        return self._change(f"delete from {self._table}", "true", which, limit, action)
+
+    def release(self, which: ScheduleFilter, limit: int, action: Action) -> int:
+        """Let messages go that wait for a condition."""
+        due_at = f"max(coalesce(due_at, {NOW}), {NOW})"
+        statement = f"update {self._table} set wait_for = null, due_at = {due_at}"
+        return self._change(statement, "wait_for is not null", which, limit, action)
+
+    def _change(
+        self, statement: str, condition: str, which: ScheduleFilter, limit: int, action: Action
+    ) -> int:
+        with self._writing() as connection:
+            changed = connection.execute(
+                f"""{statement} where no in (
+                        select no from {self._table} where {condition} and {_matching(which)}
+                         order by no limit :limit)""",
+                {**which.given, "limit": limit},
+            ).rowcount
+            if changed:
+                connection.execute(
+                    f"""insert into {self._audit} (action, actor, source, command, what, messages)
+                        values (?, ?, ?, ?, ?, ?)""",
+                    (
+                        *(action.action, action.actor, action.source, action.command),
+                        *(json.dumps(dict(action.what)), changed),
+                    ),
+                )
+        return changed
+
+
+_CONDITIONS = {
+    "topic": "topic = :topic",
+    "key": "key = :key",
+    "id": "id = :id",
+    "condition": "wait_for = :condition",
+    "due_before": "due_at < :due_before",
+    "state": "(wait_for is null) = (:state = 'scheduled')",
+}
+
+
+def _matching(which: ScheduleFilter) -> str:
+    return " and ".join(["true", *(_CONDITIONS[name] for name in which.given)])
 
 
 def _within(due: list[tuple[int, float, int]], max_bytes: int) -> list[tuple[int, float]]:

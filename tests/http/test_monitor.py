@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -171,10 +172,12 @@ def test_an_old_sample_is_not_shown_as_the_present(monitor: RelayMonitor) -> Non
     sample = Sample(
         NOW, (LaneSample("default", 5, True, 2.5),), 2, 4096, {"open": (3.0, 9.0)}, {"fast": 7}
     )
-    monitor.sampled(sample)
+    monitor.sampled(replace(sample, scheduled=2, waiting=3, overdue_s=1.5))
     assert one(monitor, "outbox_messages_pending", lane="default") == 5
     assert one(monitor, "outbox_holding_transactions", kind="open") == 2
     assert one(monitor, "outbox_oldest_holding_transaction_age_seconds", kind="open") == 9
+    assert one(monitor, "outbox_scheduled_messages", state="waiting") == 3
+    assert one(monitor, "outbox_scheduled_overdue_seconds") == 1.5
     monitor.sample_failed()
     names = {name for name, _ in series(monitor)}
     assert not names & {metric.prometheus_name for metric in catalogue.SAMPLED}

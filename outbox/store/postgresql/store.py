@@ -21,7 +21,7 @@ from outbox.store.postgresql.journal import read_plans
 from outbox.store.postgresql.lanes import END, read_topologies
 from outbox.store.postgresql.patience import ImpatientConnection, Patience
 from outbox.store.postgresql.reader import PostgreSQLReader
-from outbox.store.postgresql.scheduling import PostgreSQLSchedule
+from outbox.store.postgresql.schedule_admin import PostgreSQLScheduleAdmin
 from outbox.store.postgresql.sequence import check_sequence, sequence_state
 from outbox.store.postgresql.session import Session
 from outbox.store.postgresql.snapshot import Plan
@@ -315,9 +315,9 @@ class PostgreSQLStore(PostgreSQLAdmin):
         """Remember the broker cluster this relay name publishes to."""
         self._write(lease, "cluster_id = %(cluster_id)s", {"cluster_id": cluster_id})
 
-    def schedule(self) -> PostgreSQLSchedule:
-        """Return what waits for its time."""
-        return PostgreSQLSchedule(self.session, self._names)
+    def schedule(self) -> PostgreSQLScheduleAdmin:
+        """Return what waits for its time or a condition."""
+        return PostgreSQLScheduleAdmin(self.session, self._names)
 
     def _write(self, lease: Lease, assignments: str, values: dict[str, object]) -> None:
         """Change the cursor while the epoch is ours."""
