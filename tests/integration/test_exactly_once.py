@@ -34,6 +34,7 @@ from tests.conformance.store_kit import StoreKit
 from tests.servers.kafka import KafkaCluster
 from tests.servers.kafka_topics import QUIET, KafkaServer
 from tests.servers.postgresql import PrivatePostgreSQL
+from tests.terms import begin_term, die
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgresql]
 
@@ -144,11 +145,10 @@ class TestGoingOn:
         # Given a relay that died in the middle of a batch, after a transaction
         world.write(*map(str, range(10)))
         with world.relay(page_messages=4, in_flight_messages=2) as relay:
-            assert relay._begin_term()
-            term = relay._current_term
+            term = begin_term(relay)
             while not term.step(0.05).delivered:
                 pass
-            relay._term = None  # dies
+            die(relay)
             term._publisher.close()
         sent = len(world.arrived())
         assert 0 < sent < 10
@@ -251,8 +251,7 @@ class TestSwitching:
         # Given an exactly-once relay in the middle of a transaction
         world.write("1")
         zombie = world.relay()
-        assert zombie._begin_term()
-        term = zombie._current_term
+        term = begin_term(zombie)
         term.step(0)
         # When another process takes over, at least once
         world.free_the_lane()
