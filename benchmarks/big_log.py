@@ -42,7 +42,9 @@ def measure(large: Place, arguments: argparse.Namespace) -> Found:
             each.renew()
         began = time.perf_counter()
         for first in range(0, arguments.rows, _PART):
-            fill(large, min(_PART, arguments.rows - first), arguments.payload_bytes)
+            rows = min(_PART, arguments.rows - first)
+            last = first + rows == arguments.rows
+            fill(large, rows, arguments.payload_bytes, settle=last)
         filled_s = time.perf_counter() - began
         with _reader(large) as ours, _reader(small) as empty:
             for reader in (ours, empty):

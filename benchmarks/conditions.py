@@ -68,7 +68,6 @@ def conditions(database_url: str, bootstrap: str, **more: object) -> dict[str, o
         **client_conditions(),
         **database,
         "kafka_brokers": Broker({"bootstrap.servers": bootstrap}).size,
-        "servers_share_the_machine": "127.0.0.1" in database_url,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **more,
     }

@@ -6,7 +6,8 @@ A figure that follows a comment such as
 
 is that of the row whose number and beginning are named: its `ratio`, `ours` or `baseline`.
 
-`python -m benchmarks.figures` says which figures differ, `--write` sets them.
+`python -m benchmarks.figures` says which figures differ, `--write` sets them, `--table` prints a
+table of all rows with such comments.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from outbox.bench.result import figure
+from outbox.bench.result import Goal, figure
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +37,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true", help="set the figures that differ")
+    parser.add_argument("--table", action="store_true", help="print a table in Markdown")
     arguments = parser.parse_args()
+    if arguments.table:
+        path = results.newest()
+        sys.exit("there are no results" if path is None else print(table(results.read(path))))
     wrong = [problem for page in pages() for problem in check(page, write=arguments.write)]
     print("\n".join(wrong) or "all figures are those of the newest results")
     sys.exit(1 if wrong and not arguments.write else 0)
@@ -80,6 +85,24 @@ def differences(text: str, rows: list[dict[str, Any]], where: str) -> Iterator[s
 def corrected(text: str, rows: list[dict[str, Any]]) -> str:
     """Return the text with the figures of the rows."""
     return _MARKED.sub(lambda each: each["mark"] + (_right(each, rows) or each["figure"]), text)
+
+
+def table(data: dict[str, Any]) -> str:
+    """Return a table of a whole run, each figure with its mark."""
+    lines = ["| | what | ours | against | ratio | goal |", "|---|---|---|---|---|---|"]
+    for row in results.rows(data):
+        against = "" if row["than"] is None else f"{row['than']}: {_cell(row, 'baseline')}"
+        goal = row["goal"] and Goal(**row["goal"])
+        ours = f"{_cell(row, 'ours')} {row['unit']}"
+        columns = (row["id"], row["what"], ours, against, _cell(row, "ratio"), goal or "")
+        lines.append(f"| {' | '.join(map(str, columns))} |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any], field: str) -> str:
+    if row[field] is None:
+        return ""
+    return f"<!-- benchmark: {row['id']} {row['what']}: {field} -->{figure(row[field])}"
 
 
 def _right(mark: re.Match[str], rows: list[dict[str, Any]]) -> str | None:

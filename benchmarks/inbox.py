@@ -51,7 +51,7 @@ def measure(place: Place, arguments: argparse.Namespace) -> Found:
         Goal(0.70, "at least"),
     )
     many = _row(
-        f"inbox, `record` in transactions of {BATCH}",
+        f"inbox, record in transactions of {BATCH}",
         "the same transactions without the inbox",
         (_batches_with_inbox, _batches_without),
         place,

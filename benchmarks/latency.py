@@ -99,7 +99,7 @@ def _repetitions(
 def _ours(place: Place, load: Load) -> Seen:
     with RelayCommand(place) as relay:
         relay.wait_until_it_holds_the_lane()
-        return under_load(OurPipeline(place, relay.pids), place.broker, load)
+        return under_load(OurPipeline(place, relay.pids, prepared=True), place.broker, load)
 
 
 def _theirs(
@@ -114,7 +114,7 @@ def _theirs(
 def _idle(place: Place, count: int) -> Row:
     with RelayCommand(place) as relay:
         relay.wait_until_it_holds_the_lane()
-        took = of_lone_messages(OurPipeline(place, relay.pids), place.broker, count)
+        took = of_lone_messages(OurPipeline(place, relay.pids, prepared=True), place.broker, count)
     return Row(
         "B4",
         f"lone message to an idle relay, p99 of {count}",

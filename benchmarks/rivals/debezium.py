@@ -55,6 +55,8 @@ end $$
 
 def main() -> None:
     arguments = _parser().parse_args()
+    if arguments.warm_up is None:
+        arguments.warm_up = 2 * arguments.messages
     told = {name: value for name, value in vars(arguments).items() if name != "json"}
     start = functools.partial(running, arguments=arguments)
     run(Drain("B2", "Debezium, warm", 2.0, start, {**versions(), **told}), arguments)
@@ -65,8 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         __doc__,
         messages=(int, 300_000, "the backlog"),
         repetitions=(int, 5, "how often both are measured"),
-        warm_up=(int, 600_000, "messages that Debezium drains before anything is measured"),
         rows_per_transaction=(int, 100, "in Debezium's backlog"),
+    )
+    parser.add_argument(
+        "--warm-up",
+        type=int,
+        metavar="MESSAGES",
+        help="drained by Debezium before anything is measured (default: twice the backlog)",
     )
     for whose in ("connector", "worker"):
         parser.add_argument(
@@ -80,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def running(url: str, bootstrap: str, arguments: argparse.Namespace) -> Iterator[Measure]:
+def running(
+    url: str, bootstrap: str, messages: int, arguments: argparse.Namespace
+) -> Iterator[Measure]:
     """Start Kafka Connect, warm it up, and yield what measures one drain."""
     with ExitStack() as stack:
         connection = stack.enter_context(psycopg.connect(url, autocommit=True))
@@ -93,7 +102,7 @@ def running(url: str, bootstrap: str, arguments: argparse.Namespace) -> Iterator
         source = Source(connect, connection, bootstrap, arguments.rows_per_transaction)
         if arguments.warm_up:
             source.drained(arguments.warm_up)
-        yield lambda: source.drained(arguments.messages)
+        yield lambda: source.drained(messages)
 
 
 def _connector(url: str) -> dict[str, str]:

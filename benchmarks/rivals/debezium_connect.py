@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 import tempfile
 import urllib.error
 import urllib.request
@@ -168,8 +167,7 @@ class DebeziumConnect:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process is not None and self._process.running:
-            self._process.send(signal.SIGKILL)
+        if self._process is not None:
             self._process.kill()
         shutil.rmtree(self._home, ignore_errors=True)
 

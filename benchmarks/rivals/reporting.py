@@ -26,12 +26,12 @@ Measure = Callable[[], Drained]
 
 @dataclass(frozen=True)
 class Drain:
-    """A benchmark against one rival. `start` gets database and broker."""
+    """A benchmark against one rival. `start` gets database, broker and the number of messages."""
 
     id: str
     rival: str
     goal: float | None
-    start: Callable[[str, str], AbstractContextManager[Measure]]
+    start: Callable[[str, str, int], AbstractContextManager[Measure]]
     settings: Mapping[str, object]
     """Versions and settings of the rival, for the report."""
 
@@ -61,7 +61,10 @@ def _measured(
     drain: Drain, url: str, bootstrap: str, arguments: argparse.Namespace
 ) -> tuple[list[Row], str | None]:
     try:
-        with drain.start(url, bootstrap) as rival, a_place(url, bootstrap) as place:
+        with (
+            drain.start(url, bootstrap, arguments.messages) as rival,
+            a_place(url, bootstrap) as place,
+        ):
             turns = [
                 _turn(number, rival, place, arguments.messages)
                 for number in range(1, arguments.repetitions + 1)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import shutil
 import tempfile
@@ -69,10 +70,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     drain = Drain(
-        "B4",
+        "B4w",
         "Watermill's forwarder",
         None,
-        lambda url, bootstrap: draining(url, bootstrap, arguments.messages, arguments.batch),
+        functools.partial(draining, batch=arguments.batch),
         {**versions(), "batch": arguments.batch},
     )
     run(drain, arguments)

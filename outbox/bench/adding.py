@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from outbox.bench.draining import KEYS, PAYLOAD_BYTES
 from outbox.bench.place import Place
+from outbox.bench.process import is_pooled
 from outbox.bench.result import Goal, Repetition, Row
 from outbox.message import Message
 from outbox.writer.outbox import Outbox
@@ -60,9 +61,8 @@ def _columns(place: Place, outbox: Outbox, connection: psycopg.Connection) -> li
 def _with_psycopg(
     place: Place, outbox: Outbox, columns: Sequence[str], messages: int, repetitions: int
 ) -> list[Row]:
-    connection = place.servers.connect()
-    connection.prepare_threshold = 5  # psycopg's default, for ours and for the bare INSERT
-    with connection:
+    with place.servers.connect() as connection:
+        connection.prepare_threshold = _prepare_threshold(connection)
         cursor = connection.cursor()
         values = ", ".join(f"%({name})s" for name in columns)
         query = (
@@ -128,9 +128,14 @@ def _add_to(session: Session, outbox: Outbox, topic: str, count: int) -> None:
 
 def _manual(connection: psycopg.Connection) -> psycopg.Connection:
     """Return a connection as SQLAlchemy makes one: it begins a transaction by itself."""
+    connection.prepare_threshold = _prepare_threshold(connection)
     connection.autocommit = False
-    connection.prepare_threshold = 5
     return connection
+
+
+def _prepare_threshold(connection: psycopg.Connection) -> int | None:
+    """Return psycopg's default, for ours and for the bare INSERT; or none behind a pooler."""
+    return None if is_pooled(connection) else 5
 
 
 def _table(place: Place, columns: Iterable[str]) -> Table:

@@ -8,6 +8,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, LiteralString, cast
 
+from outbox.bench.process import is_local_server, is_pooled
 from outbox.version import __version__
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def database_conditions(connection: psycopg.Connection) -> dict[str, object]:
     return {
         "postgresql": version.split()[0],
         **dict(settings),
+        "pooler": is_pooled(connection),
+        "database_on_this_machine": is_local_server(connection),
         "round_trip_ms": round(_round_trip_s(connection) * 1_000, 3),
     }
 

@@ -206,10 +206,11 @@ class _Writers:
 
 @dataclass(frozen=True, slots=True)
 class OurPipeline:
-    """A relay that runs, and the INSERT of `Outbox.add`'s row in plain SQL."""
+    """A relay that runs, and a plain INSERT. Prepared, it does not fit every pooler."""
 
     place: Place
     find_pids: Callable[[], list[int]]
+    prepared: bool = False
 
     @property
     def topic(self) -> str:
@@ -226,12 +227,13 @@ class OurPipeline:
         from psycopg import sql
 
         with self.place.servers.connect() as connection:
+            connection.prepare_threshold = 0 if self.prepared else None
             cursor = connection.cursor()
             table = sql.Identifier(self.place.schema, "outbox_message")
             insert = sql.SQL("insert into {} (topic, key, payload) values ({}, %s, %s)")
             query = insert.format(table, sql.Literal(self.topic)).as_string()
 
             def write(key: str, payload: bytes) -> None:
-                cursor.execute(query, (key, payload), prepare=True)
+                cursor.execute(query, (key, payload))
 
             yield write

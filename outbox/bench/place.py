@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, LiteralString, cast
 
 from outbox.bench.broker import Broker
+from outbox.bench.process import is_pooled
 from outbox.database import DatabaseUrl, PasswordCallback, connect_postgresql
 from outbox.errors import ConfigurationError, DatabaseUnavailable, OutboxError
 from outbox.migrations import migrate
@@ -109,7 +110,7 @@ def place(
             yield made
         finally:
             with _undisturbed(say):
-                _remove(connection, made, say)
+                _remove(made, say)
 
 
 @contextmanager
@@ -135,14 +136,15 @@ def _new_place(connection: psycopg.Connection, servers: Servers, broker: Broker)
     topic = _TOPIC + token
     mark = {
         "owner": new_owner(),
-        "backend": _one(connection, _OWN_BACKEND),
+        # Behind a pooler a session is not ours, and may end before we do.
+        "session": None if is_pooled(connection) else _one(connection, _OWN_SESSION),
         "cluster": broker.cluster_id,
         "topic": topic,
     }
     return Place(servers, broker, Names(schema=_SCHEMA + token), topic, _MARK + json.dumps(mark))
 
 
-_OWN_BACKEND: LiteralString = (
+_OWN_SESSION: LiteralString = (
     "select pid || ' ' || backend_start from pg_stat_activity where pid = pg_backend_pid()"
 )
 
@@ -185,14 +187,10 @@ def _drop(connection: psycopg.Connection, schema: str) -> None:
         connection.execute(drop.format(sql.Identifier(schema)))
 
 
-def _remove(connection: psycopg.Connection, made: Place, say: Callable[[str], None]) -> None:
-    """Remove everything; over a new connection if the other one broke."""
+def _remove(made: Place, say: Callable[[str], None]) -> None:
+    """Remove everything, over a new connection: the other one may have broken unnoticed."""
     try:
-        if connection.closed or connection.broken:
-            with made.servers.connect() as another:
-                problem = _remove_all(another, made.broker, made.schema, made.topic, made.mark)
-        else:
-            connection.rollback()
+        with made.servers.connect() as connection:
             problem = _remove_all(connection, made.broker, made.schema, made.topic, made.mark)
     except DatabaseUnavailable as error:
         problem = f"the schema {made.schema} and the topic {made.topic} may be left: {error}"
@@ -269,7 +267,7 @@ def remove_leftovers(
 def _parsed(comment: str) -> dict[str, Any] | None:
     with suppress(ValueError):
         mark = json.loads(comment.removeprefix(_MARK))
-        if isinstance(mark, dict) and mark.keys() >= {"owner", "backend", "cluster", "topic"}:
+        if isinstance(mark, dict) and mark.keys() >= {"owner", "session", "cluster", "topic"}:
             return mark
     return None
 
@@ -278,8 +276,10 @@ def _has_ended(connection: psycopg.Connection, mark: Mapping[str, Any]) -> bool:
     """Return whether a run has ended: its process is known to be dead, or its session is gone."""
     if is_certainly_dead(str(mark["owner"])):
         return True
+    if mark["session"] is None:
+        return False
     query: LiteralString = "select pid from pg_stat_activity where pid || ' ' || backend_start = %s"
-    return not _one(connection, query, mark["backend"])
+    return not _one(connection, query, mark["session"])
 
 
 def _one(connection: psycopg.Connection, query: LiteralString, *values: object) -> Any:

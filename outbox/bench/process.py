@@ -47,9 +47,15 @@ def backends(connection: psycopg.Connection, application: str) -> list[int]:
     return [pid for (pid,) in rows]
 
 
+def is_pooled(connection: psycopg.Connection) -> bool:
+    """Return whether a pooler is in between: it has process ids of its own to tell."""
+    row = connection.execute("select pg_backend_pid()").fetchone()
+    return row != (connection.info.backend_pid,)
+
+
 def is_local_server(connection: psycopg.Connection) -> bool:
     """Return whether the database's processes are those that /proc shows here."""
-    pid = connection.info.backend_pid
+    (pid,) = cast("tuple[int]", connection.execute("select pg_backend_pid()").fetchone())
     with suppress(OSError):
         return b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from outbox.bench.adding import adding_rows
 from outbox.bench.conditions import conditions
@@ -14,10 +14,17 @@ from outbox.bench.latency import Load, OurPipeline, Pipeline, Seen, Write, under
 from outbox.bench.place import Place, Servers, place
 from outbox.bench.relay_process import relay_process
 from outbox.bench.result import Repetition, Row
+from outbox.errors import BrokerUnavailable, DatabaseUnavailable, OutboxError
+from outbox.publishers.choosing import make_publisher
 from outbox.record import DeliveryMode
 
 Part = Literal["drain", "latency", "add"]
 PARTS: tuple[Part, ...] = ("drain", "latency", "add")
+
+_REACHED = "written_per_second"
+
+#: The share of a rate at which it counts as reached.
+_ENOUGH = 0.95
 
 _DIRECT = "the application sends to Kafka itself after its commit"
 
@@ -54,15 +61,41 @@ def measure(
     Raises ConfigurationError where rights are missing or there is no real broker, OutboxError when
     not every message arrived, DatabaseUnavailable, BrokerUnavailable.
     """
-    with place(servers, sizes.partitions, say, replication=sizes.replication) as made:
+    make_publisher(servers.kafka, delivery).close()  # raises for what librdkafka does not take
+    with (
+        _translated(),
+        place(servers, sizes.partitions, say, replication=sizes.replication) as made,
+    ):
         say(f"measuring in the schema {made.schema} and the topic {made.topic}")
         rows: list[Row] = []
         for part in parts:
             say(_ANNOUNCED[part])
             rows += _MEASURES[part](made, sizes, delivery)
+        if sentence := unreached(rows, sizes.rate):
+            say(sentence)
         # Goals are those of one machine that holds everything; a network makes others.
         without_goals = [replace(row, goal=None) for row in rows]
         return Findings(conditions(made), without_goals)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn errors of the drivers into ours."""
+    from confluent_kafka import KafkaException
+    from psycopg import Error, OperationalError
+
+    try:
+        yield
+    except OperationalError as error:
+        raise DatabaseUnavailable(f"the database has failed: {_line(error)}") from error
+    except Error as error:
+        raise OutboxError(f"the database refuses what this needs: {_line(error)}") from error
+    except KafkaException as error:
+        raise BrokerUnavailable(f"Kafka has failed: {error.args[0].str()}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _drain(made: Place, sizes: Sizes, delivery: DeliveryMode) -> list[Row]:
@@ -87,9 +120,25 @@ def _latency(made: Place, sizes: Sizes, delivery: DeliveryMode) -> list[Row]:
     ]
 
 
+def unreached(rows: Sequence[Row], rate: int) -> str | None:
+    """Return a sentence where the writers were slower than they should have been."""
+    reached = [
+        cast("float", each.more[_REACHED])
+        for row in rows
+        for each in row.repetitions
+        if _REACHED in each.more
+    ]
+    if not reached or min(reached) >= _ENOUGH * rate:
+        return None
+    return (
+        f"only {min(reached):.0f} of {rate} messages a second could be written, so the latency is "
+        "that of fewer; give a lower --rate"
+    )
+
+
 def _seen_row(what: str, pairs: Sequence[tuple[Seen, Seen]], of: Callable[[Seen], float]) -> Row:
     found = [
-        Repetition(of(ours), of(theirs), {"written_per_second": ours.rate, "cores": ours.cores})
+        Repetition(of(ours), of(theirs), {_REACHED: ours.rate, "cores": ours.cores})
         for ours, theirs in pairs
     ]
     return Row("B4", what, "ms", _DIRECT, found)

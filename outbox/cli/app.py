@@ -30,6 +30,7 @@ COMMANDS = {
     "scheduled": "outbox.cli.scheduled:scheduled",
     "prune": "outbox.cli.prune:prune",
     "verify": "outbox.cli.verify:verify",
+    "replay": "outbox.cli.replay:replay",
     "bench": "outbox.cli.bench:bench",
     "config": "outbox.cli.config:config",
     "demo": "outbox.cli.demo:demo",

@@ -97,7 +97,7 @@ def _say_what_was_done(monitor: RelayMonitor) -> None:
     )
 
 
-def _publishers(settings: Settings) -> Callable[[], Publisher]:
+def publishers(settings: Settings) -> Callable[[], Publisher]:
     """Return what makes a publisher for every term; one in front only where there is need."""
     from outbox.publishers.choosing import make_publisher
 
@@ -131,7 +131,7 @@ def _relay(settings: Settings, observer: Observer, waker: Waker) -> Relay:
     )
     return Relay(
         store,
-        _publishers(settings),
+        publishers(settings),
         RelaySettings(
             name=settings.name,
             delivery=settings.delivery,

@@ -27,8 +27,8 @@ class FlaskOutbox:
     and `bind_arguments` are those of Outbox. With several databases, `{"mapper": Order}` says that
     messages go where the model Order is.
 
-    `add`, `add_all`, `add_async` and `add_all_async` are Outbox's own. Outside an app context they
-    raise Flask's RuntimeError.
+    `add`, `add_all`, `cancel`, `release` and their asynchronous twins are Outbox's own. Outside an
+    app context they raise Flask's RuntimeError.
     """
 
     def __init__(
@@ -47,6 +47,10 @@ class FlaskOutbox:
     add_all = OfCurrentApp(lambda events: events.add_all)
     add_async = OfCurrentApp(lambda events: events.add_async)
     add_all_async = OfCurrentApp(lambda events: events.add_all_async)
+    cancel = OfCurrentApp(lambda events: events.cancel)
+    cancel_async = OfCurrentApp(lambda events: events.cancel_async)
+    release = OfCurrentApp(lambda events: events.release)
+    release_async = OfCurrentApp(lambda events: events.release_async)
 
     def init_app(self, app: Flask) -> None:
         """Read the app's settings and give it the commands `flask outbox …`.

@@ -68,6 +68,8 @@ class Publisher(Protocol):
     ) -> None:
         """Hand a page's messages to the broker, in order, and do not wait for the last of them.
 
+        They go without a position where `position_prefix` is empty.
+
         What became of messages is reported from within this, `poll` and `flush` only. `check` is
         called every few hundred messages and may raise, to stop in the middle. Raises
         MessageRefused, having sent nothing of the page, for a message the broker would refuse;

@@ -23,7 +23,11 @@ from outbox.publishers.librdkafka import (
 )
 from outbox.publishers.topics import connection_properties
 
-_FORBIDDEN = frozenset({"GROUP_AUTHORIZATION_FAILED"})
+#: What whoever grants rights has to know.
+_RIGHTS = (
+    "It needs the rights to write and describe that transactional id, and to read and describe the "
+    "group of the same name"
+)
 _FENCED = frozenset({"_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH"})
 
 #: Offsets are kept with as many topics as a transaction has, up to this. A topic that is deleted
@@ -60,12 +64,16 @@ def take_over(
 ) -> Claimed:
     """Make this the one producer of its identity, then see how far the ones before it came."""
     _initialise(producer, identity, timeout_s)
-    consumer = _consumer(properties, identity)
+    complaint = Complaint()
+    consumer = _consumer(properties, identity, complaint)
     try:
-        return Claimed(
-            consumer.consumer_group_metadata(),
-            _kept_marks(producer, consumer, identity, timeout_s),
-        )
+        marks = _kept_marks(producer, consumer, time.monotonic() + timeout_s)
+        return Claimed(consumer.consumer_group_metadata(), marks)
+    except kafka_exceptions() as error:
+        reason = complaint.text or sentence_of(error)
+        raise BrokerUnavailable(
+            f"Kafka does not say how far {identity!r} has come: {reason.rstrip('.')}. {_RIGHTS}"
+        ) from error
     finally:
         consumer.close()
 
@@ -78,20 +86,19 @@ def _initialise(producer: Any, identity: str, timeout_s: float) -> None:
         if is_fenced(error):
             raise fenced(identity) from error
         raise BrokerUnavailable(
-            f"Kafka does not let this relay publish as {identity!r}: {sentence_of(error)}. It needs"
-            " the rights to write and describe that transactional id, and to read and describe the"
-            " group of the same name"
+            f"Kafka does not let this relay publish as {identity!r}:"
+            f" {sentence_of(error).rstrip('.')}. {_RIGHTS}"
         ) from error
 
 
-def _consumer(properties: Mapping[str, object], identity: str) -> Any:
+def _consumer(properties: Mapping[str, object], identity: str, complaint: Complaint) -> Any:
     """Make a consumer that consumes nothing. An AdminClient would do for asking, and crashes the
     process when the group's coordinator has just moved (librdkafka 2.16)."""
     import confluent_kafka
 
     raw = next(c for c in confluent_kafka.Consumer.__mro__ if c.__module__ == "cimpl")
     own = {"group.id": identity, "enable.auto.commit": False, "isolation.level": "read_committed"}
-    return raw({**connection_properties(properties), **own})
+    return raw({**connection_properties(properties), **own, "error_cb": complaint.note})
 
 
 def offsets_with(topics: Iterable[str], offset: int, mark: str) -> list[Any]:
@@ -101,22 +108,22 @@ def offsets_with(topics: Iterable[str], offset: int, mark: str) -> list[Any]:
     return [TopicPartition(topic, 0, offset, mark) for topic in sorted(topics)[:_TOPICS]]
 
 
-def _kept_marks(producer: Any, consumer: Any, identity: str, timeout_s: float) -> list[str]:
+def _kept_marks(producer: Any, consumer: Any, deadline: float) -> list[str]:
     """Ask for all topics there are: which ones the last transaction was about, nobody knows."""
     from confluent_kafka import TopicPartition
 
-    deadline = time.monotonic() + timeout_s
     while True:
         left = max(deadline - time.monotonic(), _ASK_AGAIN_S)
         try:
             topics = producer.list_topics(timeout=left).topics
+            if not topics:
+                return []
             found = consumer.committed([TopicPartition(name, 0) for name in topics], left)
             return [mark for mark in map(_mark, found) if mark]
-        except kafka_exceptions() as error:
-            if time.monotonic() > deadline or error_name(error) in _FORBIDDEN:
-                raise BrokerUnavailable(
-                    f"Kafka does not say how far {identity!r} has come: {sentence_of(error)}"
-                ) from error
+        except kafka_exceptions():
+            consumer.poll(0)  # what librdkafka has to say of it
+            if time.monotonic() > deadline:
+                raise
             time.sleep(_ASK_AGAIN_S)
 
 

@@ -379,6 +379,11 @@ class _SentPage:
 
 def wires_of(records: list[Record], position_prefix: str) -> list[WireHeaders]:
     """Return the headers of each message. Raises MessageRefused for headers that are none."""
+    if not position_prefix:
+        return [
+            wire_headers(id_, type_, content, parent, state, None, headers)
+            for _, id_, _, _, _, type_, content, headers, parent, state, _ in records
+        ]
     return [
         wire_headers(id_, type_, content, parent, state, f"{position_prefix}{seq}", headers)
         for seq, id_, _, _, _, type_, content, headers, parent, state, _ in records

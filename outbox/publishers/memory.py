@@ -132,7 +132,7 @@ def as_published(record: Record, position_prefix: str) -> PublishedMessage:
         record.content_type,
         record.traceparent,
         record.tracestate,
-        f"{position_prefix}{record.seq}",
+        f"{position_prefix}{record.seq}" if position_prefix else None,
         record.headers,
     )
     return PublishedMessage(record.topic, record.key, record.payload, tuple(headers))

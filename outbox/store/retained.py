@@ -7,10 +7,14 @@ that no pass over a large log holds back vacuum or the emptying of old slots.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from outbox.record import Record
+    from outbox.store.held import Action
 
 #: In seconds: how far two messages with neighbouring numbers may be from the order of their times.
 #: The number is drawn and the clock is read a moment apart, and a server may be frozen in between.
@@ -44,6 +48,32 @@ class Label(NamedTuple):
     id: bytes
     topic: str
     key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which messages are meant; empty and None: whatever it is. Times in seconds since 1970."""
+
+    since: float | None = None
+    until: float | None = None
+    topics: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> dict[str, object]:
+        """Return what was said, for the audit."""
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in said.items() if value not in (None, ())}
+
+
+class Match(NamedTuple):
+    """A message that is meant. `weight`: about its bytes."""
+
+    seq: int
+    topic: str
+    weight: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +118,21 @@ class RetainedLog(Protocol):
 
     def labels(self, seqs: Collection[int]) -> dict[int, Label]:
         """Return what the messages of these numbers are called; those that are there."""
+
+    def matching(
+        self, reach: Reach, selection: Selection, after: int, limit: int
+    ) -> tuple[list[Match], int | None]:
+        """Look at the next `limit` messages behind the number `after`.
+
+        Returns those that are delivered and meant, in order of seq, and the number behind which to
+        go on; None at the end.
+        """
+
+    def records(self, seqs: Sequence[int]) -> list[Record]:
+        """Return messages whole, in order of seq; those that are there."""
+
+    def note(self, action: Action, messages: int) -> None:
+        """Note in the audit what is done to so many messages."""
 
     def first_since(self, moment: float) -> int:
         """Return a number that all messages written at `moment` or later are above.

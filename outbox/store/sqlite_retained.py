@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 from outbox.errors import ConfigurationError
+from outbox.record import Record
 from outbox.store.base import unknown_relay
 from outbox.store.retained import (
     Entry,
     Facts,
     Label,
+    Match,
     Reach,
+    Selection,
     Standing,
     identity,
     number_before,
 )
 from outbox.store.sqlite import SQLiteStore
+
+if TYPE_CHECKING:
+    from outbox.store.held import Action
 
 
 class SQLiteRetainedLog(SQLiteStore):
@@ -33,7 +40,7 @@ class SQLiteRetainedLog(SQLiteStore):
         rows = self._rows(
             f"""select cluster_id, after_seq, starts_at
                   from {self._names["outbox_cursor"]} where relay = ?""",
-            relay,
+            (relay,),
         )
         if not rows:
             raise ConfigurationError(unknown_relay(relay))
@@ -41,30 +48,73 @@ class SQLiteRetainedLog(SQLiteStore):
 
     def entries(self, reach: Reach, after: int, limit: int) -> list[Entry]:
         """Return the next messages behind the number `after`."""
-        done, starts_at = reach.cursor
         rows = self._rows(
             f"""select m.seq, m.id, m.topic, m.key, m.payload is null, m.created_at,
-                       case when m.created_at < ? then {Standing.EARLIER:d}
-                            when m.seq > ? then {Standing.WAITING:d}
-                            when exists (select 1 from {self._names["outbox_held"]} as h
-                                          where h.relay = ? and h.seq = m.seq)
-                            then {Standing.HELD:d} else {Standing.DELIVERED:d} end
+                       {self._standing()}
                   from {self._names["outbox_message"]} as m
-                 where m.seq > ? order by m.seq limit ?""",
-            starts_at,
-            done,
-            reach.relay,
-            after,
-            limit,
+                 where m.seq > :after order by m.seq limit :limit""",
+            {**_values(reach), "after": after, "limit": limit},
         )
         return [Entry(row[0], identity(row[1]), *row[2:]) for row in rows]
+
+    def _standing(self) -> str:
+        """Return how the message m stands with a relay name, as SQL with a reach's values."""
+        return f"""
+            case when m.created_at < :starts_at then {Standing.EARLIER:d}
+                 when m.seq > :done then {Standing.WAITING:d}
+                 when exists (select 1 from {self._names["outbox_held"]} as h
+                               where h.relay = :relay and h.seq = m.seq) then {Standing.HELD:d}
+                 else {Standing.DELIVERED:d} end"""
+
+    def matching(
+        self, reach: Reach, selection: Selection, after: int, limit: int
+    ) -> tuple[list[Match], int | None]:
+        """Look at the next `limit` messages behind the number `after`."""
+        values: dict[str, object] = {**_values(reach), "after": after, "limit": limit}
+        conditions = [f"{self._standing()} = {Standing.DELIVERED:d}"]
+        for name, value in selection.given.items():
+            conditions.append(_CONDITIONS[name])
+            values[name] = json.dumps(value) if isinstance(value, tuple) else value
+        page = f"""select seq, created_at, id, topic, key, type,
+                          {_WEIGHT} as weight
+                     from {self._names["outbox_message"]}
+                    where seq > :after order by seq limit :limit"""
+        ((scanned,),) = self._rows(f"select max(seq) from ({page})", values)
+        rows = self._rows(
+            f"select seq, topic, weight from ({page}) as m where {' and '.join(conditions)}", values
+        )
+        return [Match(*row) for row in rows], scanned
+
+    def records(self, seqs: Sequence[int]) -> list[Record]:
+        """Return messages whole, in order of seq."""
+        rows = self._rows(
+            f"""select seq, id, topic, key, payload, type, content_type, headers, traceparent,
+                       tracestate, 0
+                  from {self._names["outbox_message"]}
+                 where seq in (select value from json_each(?)) order by seq""",
+            (json.dumps(list(seqs)),),
+        )
+        return [Record._make(row) for row in rows]
+
+    def note(self, action: Action, messages: int) -> None:
+        """Note in the audit what is done to so many messages."""
+        with self._transaction() as connection:
+            connection.execute(
+                f"""insert into {self._names["outbox_audit"]}
+                           (action, actor, source, command, what, messages)
+                    values (?, ?, ?, ?, ?, ?)""",
+                (
+                    *(action.action, action.actor, action.source, action.command),
+                    *(json.dumps(dict(action.what)), messages),
+                ),
+            )
 
     def labels(self, seqs: Collection[int]) -> dict[int, Label]:
         """Return what the messages of these numbers are called."""
         found: dict[int, Label] = {}
         for seq in seqs:  # a file has no round trips to save
             for id_, topic, key in self._rows(
-                f"select id, topic, key from {self._names['outbox_message']} where seq = ?", seq
+                f"select id, topic, key from {self._names['outbox_message']} where seq = ?", (seq,)
             ):
                 found[seq] = Label(identity(id_), topic, key)
         return found
@@ -78,12 +128,29 @@ class SQLiteRetainedLog(SQLiteStore):
 
         def look(after: int) -> tuple[int, float] | None:
             found = self._rows(
-                f"select seq, created_at from {log} where seq > ? order by seq limit 1", after
+                f"select seq, created_at from {log} where seq > ? order by seq limit 1", (after,)
             )
             return found[0] if found else None
 
         return number_before(moment, lowest - 1, highest, look)
 
-    def _rows(self, sql: str, *values: object) -> list[Any]:
+    def _rows(self, sql: str, values: Any = ()) -> list[Any]:
         with self._translated() as connection:
             return connection.execute(sql, values).fetchall()
+
+
+def _values(reach: Reach) -> dict[str, object]:
+    done, starts_at = reach.cursor
+    return {"relay": reach.relay, "done": done, "starts_at": starts_at}
+
+
+_WEIGHT = "coalesce(length(payload), 0) + coalesce(length(headers), 0) + 200"
+
+_CONDITIONS = {
+    "since": "m.created_at >= :since",
+    "until": "m.created_at < :until",
+    "topics": "m.topic in (select value from json_each(:topics))",
+    "keys": "m.key in (select value from json_each(:keys))",
+    "types": "m.type in (select value from json_each(:types))",
+    "ids": "m.id in (select value from json_each(:ids))",
+}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from outbox.store.retained import Entry
     from outbox.verify.records import Occurrence
 
-_CACHE_KIB = 64 * 1024
+_CACHE_KIB = 32 * 1024
 
 _TABLES = """
     create table topic (no integer primary key, name text unique);
@@ -142,6 +142,7 @@ class Ledger:
     def match(self, topic: str) -> None:
         """Find the message of each record: by its number where it has a position, else by its id.
 
+        The cast makes it a column of integers, without which no index on it would be used.
         Of the records of a message `nth` is 1 for the first one, and `places` how many of them have
         a position.
         """
@@ -150,11 +151,11 @@ class Ledger:
             """create table seen as
                select *, row_number() over (partition by message order by at, off) as nth,
                       count(stream) over (partition by message) as places
-                 from (select r.*, coalesce(
+                 from (select r.*, cast(coalesce(
                            (select m.seq from message as m
                              where m.seq = r.seq and m.id = r.id and m.topic = ?),
                            (select min(m.seq) from message as m
-                             where m.topic = ? and m.id = r.id)) as message
+                             where m.topic = ? and m.id = r.id)) as integer) as message
                          from record as r)""",
             (number, number),
         )
@@ -188,8 +189,8 @@ class Ledger:
                  where m.topic = ? and m.standing = {Standing.DELIVERED:d}
                    and not exists (select 1 from seen as s where s.message = m.seq)
                    and (select count(*) from message as t where t.topic = m.topic and t.id = m.id)
-                     > (select count(*) from message as t join seen as s on s.message = t.seq
-                         where t.topic = m.topic and t.id = m.id)
+                     > (select count(*) from message as t cross join seen as s
+                         where t.topic = m.topic and t.id = m.id and s.message = t.seq)
                  order by m.seq""",
             (number,),
         )

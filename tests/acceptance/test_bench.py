@@ -204,7 +204,7 @@ def test_what_a_killed_run_left_the_next_one_removes(
 
 def test_what_belongs_to_a_run_that_goes_on_stays(bench: Bench) -> None:
     # Given
-    with bench.start(*ENDLESS):
+    with bench.start(*ENDLESS) as running:
         before = bench.everything()
 
         # When
@@ -214,11 +214,13 @@ def test_what_belongs_to_a_run_that_goes_on_stays(bench: Bench) -> None:
         assert done.code == 0, done.err
         assert "earlier run" not in done.err
         assert bench.everything() == before
+        running.signal(signal.SIGTERM)
+        running.wait()
 
 
 def test_what_a_run_left_on_another_cluster_is_told_and_stays(bench: Bench) -> None:
     # Given
-    mark = json.dumps({"owner": "?", "backend": "?", "cluster": "another", "topic": "lost"})
+    mark = json.dumps({"owner": "?", "session": "?", "cluster": "another", "topic": "lost"})
     bench.execute("create schema left_over")
     comment = psycopg.sql.SQL("comment on schema left_over is {}")
     bench.execute(comment.format(psycopg.sql.Literal(MARK + mark)))
@@ -266,6 +268,13 @@ def test_a_mock_cluster_is_refused(bench: Bench) -> None:
     assert (done.code, done.out) == (78, "")
     assert "mock cluster" in done.err
     assert bench.schemas() == before
+
+
+def test_what_librdkafka_does_not_take_is_refused_before_anything_is_made(bench: Bench) -> None:
+    done = bench("-X", "linger.minutes=1")
+    assert (done.code, done.out) == (78, "")
+    assert "linger.minutes" in done.err
+    assert BEGUN not in done.err
 
 
 def test_servers_that_are_away_are_given_up(bench: Bench) -> None:

@@ -156,11 +156,6 @@ def test_a_bad_network_to_the_broker_loses_and_reorders_nothing(network: Network
         ordeal.noticed()
         proxy.restore()
         ordeal.over()
-        # A network that stands still
-        proxy.hold()
-        ordeal.noticed(NOTICE_S)
-        proxy.restore()
-        ordeal.over()
         # A network that takes everything and passes nothing on
         proxy.swallow()
         ordeal.noticed(NOTICE_S)

@@ -82,3 +82,11 @@ def test_figures_can_be_set() -> None:
         "<!-- benchmark: B12 -->2.00 and "
         "<!-- benchmark: B1 drain, at-least-once: ours -->100,000, 7"
     )
+
+
+def test_the_table_of_all_rows_passes_the_check() -> None:
+    told = {"unit": "messages/s", "than": "a loop", "goal": None}
+    rows = [{**told, **row} for row in ROWS]
+    text = figures.table({"benchmarks": [{"rows": rows}]})
+    assert list(figures.differences(text, rows, "page")) == []
+    assert text.count("<!-- benchmark: ") == 9

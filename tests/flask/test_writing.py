@@ -91,7 +91,8 @@ def test_asynchronous_sessions_are_written_to_as_well(database: Database) -> Non
 def test_add_has_the_signature_of_an_outbox(sqlite: Database) -> None:
     app = create_app("sqlalchemy", sqlite.url)
     with app.app_context():
-        for name in ("add", "add_all", "add_async", "add_all_async"):
+        names = ("add", "add_all", "cancel", "release")
+        for name in (*names, *(f"{name}_async" for name in names)):
             own, original = getattr(events, name), getattr(Outbox(), name)
             assert inspect.signature(own) == inspect.signature(original)
     assert FlaskOutbox.add.__doc__ == Outbox.add.__doc__

@@ -144,7 +144,8 @@ class TestGoingOn:
     def test_a_position_within_a_batch_is_found_as_well(self, world: World) -> None:
         # Given a relay that died in the middle of a batch, after a transaction
         world.write(*map(str, range(10)))
-        with world.relay(page_messages=4, in_flight_messages=2) as relay:
+        never = {"save_interval_s": 3600.0, "idle_save_interval_s": 3600.0}
+        with world.relay(page_messages=4, in_flight_messages=2, **never) as relay:
             term = begin_term(relay)
             while not term.step(0.05).delivered:
                 pass

@@ -9,6 +9,7 @@ import pytest
 
 from outbox.bench import result
 from outbox.bench.result import Goal, Repetition, Row, cells, lines
+from outbox.bench.short import unreached
 
 
 def row(*pairs: tuple[float, float | None], goal: Goal | None = None) -> Row:
@@ -63,6 +64,13 @@ def test_people_read_the_ratio_the_goal_and_the_verdict() -> None:
     found = row((70.0, 100.0), goal=Goal(0.8, "at least"))
     assert cells(found) == ["B1", "drain", "70.0", "100", "messages/s", "0.70", "≥ 0.80", "no"]
     assert list(lines(found))[-1].endswith("ratio 0.70 (goal: ratio ≥ 0.80; not met)")
+
+
+@pytest.mark.parametrize(("reached", "told"), [(1_000.0, False), (951.0, False), (900.0, True)])
+def test_a_rate_that_the_writers_did_not_reach_is_told(reached: float, told: bool) -> None:
+    written = [Repetition(5.0, 4.0, {"written_per_second": rate}) for rate in (1_000.0, reached)]
+    latency = Row("B4", "latency", "ms", None, written)
+    assert ("only 900 of 1000" in (unreached([row((1.0, 2.0)), latency], 1_000) or "")) is told
 
 
 def test_examples_in_the_docstrings() -> None:

@@ -1,4 +1,4 @@
-"""A relay made of txoutbox and librdkafka. It runs where txoutbox is installed, and we are not.
+"""A relay made of txoutbox and librdkafka. It runs where that is installed.
 
 `python txoutbox_relay.py SETTINGS`, SETTINGS being JSON. It makes its table, prints "ready", and
 relays until it is killed.
@@ -12,54 +12,10 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-import uvloop  # type: ignore[import-not-found] # of the rival's environment
-from confluent_kafka import Producer
-from txoutbox import OutboxMessage, Relay, RelayConfig  # type: ignore[import-not-found] # as above
-from txoutbox.adapters.postgres import PostgresStorage  # type: ignore[import-not-found] # as above
-
-#: How often to ask librdkafka for acknowledgements, in seconds.
-ASK_EVERY = 0.0005
-
-
-class KafkaPublisher:
-    """Publishes through librdkafka; a message is published when it is acknowledged."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
-                "acks": "all",
-                "enable.idempotence": True,
-                "linger.ms": 1,
-                "partitioner": "murmur2_random",
-            }
-        )
-
-    async def publish(self, message: OutboxMessage) -> None:
-        future = asyncio.get_running_loop().create_future()
-
-        def delivered(error: Any, _: object) -> None:
-            if future.cancelled():
-                return
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(RuntimeError(str(error)))
-
-        self._producer.produce(
-            message.topic,
-            message.payload,
-            message.key,
-            headers=[("id", str(message.id)), *message.headers.items()],
-            on_delivery=delivered,
-        )
-        await future
-
-    async def ask(self) -> None:
-        """Call what waits for acknowledgements, in the loop's own thread."""
-        while True:
-            self._producer.poll(0)
-            await asyncio.sleep(ASK_EVERY)
+import uvloop
+from kafka_publisher import KafkaPublisher
+from txoutbox import OutboxMessage, Relay, RelayConfig
+from txoutbox.adapters.postgres import PostgresStorage
 
 
 async def main(settings: dict[str, Any]) -> None:
@@ -73,6 +29,11 @@ async def main(settings: dict[str, Any]) -> None:
     )
     await storage.create_schema()
     publisher = KafkaPublisher(settings["bootstrap"])
+
+    async def publish(message: OutboxMessage) -> None:
+        headers = [("id", str(message.id)), *message.headers.items()]
+        await publisher.send(message.topic, message.key, message.payload, headers)
+
     asking = asyncio.create_task(publisher.ask())
     config = RelayConfig(
         batch_size=settings["batch_size"],
@@ -84,7 +45,7 @@ async def main(settings: dict[str, Any]) -> None:
     )
     print("ready", flush=True)
     try:
-        await Relay(storage, publisher, config=config).run(handle_signals=True)
+        await Relay(storage, publish, config=config).run(handle_signals=True)
     finally:
         asking.cancel()
 

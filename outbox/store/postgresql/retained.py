@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import cast
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, cast
 
 from outbox.errors import ConfigurationError, LogInconsistent
+from outbox.record import Record
 from outbox.store.base import unknown_relay
+from outbox.store.postgresql.audit import write_audit
 from outbox.store.postgresql.session import BY_INDEX
 from outbox.store.postgresql.store import PostgreSQLStore
-from outbox.store.retained import Entry, Facts, Label, Reach, Standing, number_before
+from outbox.store.retained import (
+    Entry,
+    Facts,
+    Label,
+    Match,
+    Reach,
+    Selection,
+    Standing,
+    number_before,
+)
+
+if TYPE_CHECKING:
+    from outbox.store.held import Action
+
+
+_WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
+
+_CONDITIONS = {
+    "since": "m.created_at >= to_timestamp(%(since)s)",
+    "until": "m.created_at < to_timestamp(%(until)s)",
+    "topics": "m.topic = any(%(topics)s::text[])",
+    "keys": "m.key = any(%(keys)s::text[])",
+    "types": "m.type = any(%(types)s::text[])",
+    "ids": "m.id = any(%(ids)s::uuid[])",
+}
 
 
 class PostgreSQLRetainedLog(PostgreSQLStore):
@@ -60,20 +86,67 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
                 return [Entry._make(row) for row in cursor]
 
     def _entries_sql(self) -> str:
+        return f"""
+            select m.seq, uuid_send(m.id), m.topic, m.key, m.payload is null,
+                   extract(epoch from m.created_at)::float8, {self._standing()}
+              from {self._names["outbox_message"]} as m
+             where m.seq > %(after)s::bigint order by m.seq limit %(limit)s::bigint"""
+
+    def _standing(self) -> str:
+        """Return how the message m stands with a relay name, as SQL with a reach's values."""
         held = f"""exists (select from {self._names["outbox_held"]} as h
                             where h.relay = %(relay)s and h.seq = m.seq)"""
         delivered = """pg_visible_in_snapshot(m.xid, %(last)s::pg_snapshot)
                        or (m.seq <= %(done)s::bigint
                            and pg_visible_in_snapshot(m.xid, %(target)s::pg_snapshot))"""
         return f"""
-            select m.seq, uuid_send(m.id), m.topic, m.key, m.payload is null,
-                   extract(epoch from m.created_at)::float8,
-                   case when m.created_at < %(starts_at)s::timestamptz then {Standing.EARLIER:d}
-                        when not ({delivered}) then {Standing.WAITING:d}
-                        when {held} then {Standing.HELD:d}
-                        else {Standing.DELIVERED:d} end
-              from {self._names["outbox_message"]} as m
-             where m.seq > %(after)s::bigint order by m.seq limit %(limit)s::bigint"""
+            case when m.created_at < %(starts_at)s::timestamptz then {Standing.EARLIER:d}
+                 when not ({delivered}) then {Standing.WAITING:d}
+                 when {held} then {Standing.HELD:d}
+                 else {Standing.DELIVERED:d} end"""
+
+    def matching(
+        self, reach: Reach, selection: Selection, after: int, limit: int
+    ) -> tuple[list[Match], int | None]:
+        """Look at the next `limit` messages behind the number `after`."""
+        conditions = [f"{self._standing()} = {Standing.DELIVERED:d}"]
+        conditions += [_CONDITIONS[name] for name in selection.given]
+        values = {"relay": reach.relay, "after": after, "limit": limit, **reach.cursor}
+        values |= {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in selection.given.items()
+        }
+        with self.session.translated() as connection, connection.transaction():
+            connection.execute(BY_INDEX)
+            rows = connection.execute(
+                f"""with m as materialized (
+                        select seq, xid, created_at, id, topic, key, type, {_WEIGHT} as weight
+                          from {self._names["outbox_message"]}
+                         where seq > %(after)s::bigint order by seq limit %(limit)s::bigint)
+                    select seq, topic, weight from m where {" and ".join(conditions)}
+                    union all select max(seq), null, null from m order by 1, 2 nulls last""",
+                values,
+            ).fetchall()
+        return [Match(*row) for row in rows if row[1] is not None], rows[-1][0]
+
+    def records(self, seqs: Sequence[int]) -> list[Record]:
+        """Return messages whole, in order of seq."""
+        with self.session.translated() as connection, connection.transaction():
+            connection.execute(BY_INDEX)
+            with connection.cursor(binary=True) as cursor:
+                cursor.execute(
+                    f"""select seq, id::text, topic, key, payload, type, content_type,
+                               headers::text, traceparent, tracestate, 0
+                          from {self._names["outbox_message"]} where seq = any(%s::bigint[])
+                         order by seq""",
+                    (list(seqs),),
+                )
+                return [Record._make(row) for row in cursor]
+
+    def note(self, action: Action, messages: int) -> None:
+        """Note in the audit what is done to so many messages."""
+        with self.session.durable() as connection:
+            write_audit(connection, self._names, action, messages)
 
     def labels(self, seqs: Collection[int]) -> dict[int, Label]:
         """Return what the messages of these numbers are called."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -16,8 +16,8 @@ from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
 from outbox import Message, NotInTransaction, Outbox, Topic
-from outbox.django import add, add_all
-from outbox.django.models import OutboxMessage
+from outbox.django import add, add_all, cancel, release
+from outbox.django.models import OutboxMessage, OutboxScheduled
 from outbox.django.settings import current
 from outbox.errors import (
     ConfigurationError,
@@ -350,3 +350,33 @@ class InATestCase(TestCase):
 
     def test_nothing_of_another_test_is_left(self) -> None:
         assert topics() == []
+
+
+@pytest.mark.django_db
+def test_what_waits_is_beside_the_log_and_can_be_cancelled_and_released() -> None:
+    with transaction.atomic():
+        later = add("orders", {}, key="a", delay=timedelta(hours=1), headers={"h": "1"})
+        add("orders", {}, key="b", wait_for="payment-1")
+        waits = OutboxScheduled.objects.get(wait_for="payment-1")
+
+    assert topics() == []
+    row = OutboxScheduled.objects.get(message_id=later.id)
+    assert timedelta(minutes=59) < row.due_at - datetime.now(UTC) <= timedelta(hours=1)
+    assert (row.key, row.headers) == ("a", {"h": "1"})
+    assert waits.due_at is None
+
+    with transaction.atomic():
+        assert cancel(later.id) is True
+        assert cancel(later.id) is False
+        assert release("payment-1", "payment-2") == 1
+
+    waits = OutboxScheduled.objects.get()
+    assert (waits.key, waits.wait_for) == ("b", None)
+    assert abs(waits.due_at - datetime.now(UTC)).total_seconds() < 60
+
+
+@committing
+def test_cancelling_and_releasing_need_a_transaction() -> None:
+    for act in (lambda: cancel(UUID(int=1)), lambda: release("payment-1")):
+        with pytest.raises(NotInTransaction):
+            act()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from outbox.django.settings import current
 pytestmark = pytest.mark.django_db(databases=["default", "other"])
 
 MESSAGES = "/admin/outbox_relay/outboxmessage/"
+SCHEDULED = "/admin/outbox_relay/outboxscheduled/"
 CURSORS = "/admin/outbox_relay/outboxcursor/"
 TRACED = trace.SpanContext(2**127 + 1, 2**63 + 1, is_remote=False)
 
@@ -29,7 +31,7 @@ TRACED = trace.SpanContext(2**127 + 1, 2**63 + 1, is_remote=False)
 def client() -> Client:
     """Give a browser of a user who may look at the log but not at payloads."""
     user = User.objects.create_user("operator", is_staff=True)
-    views = ("view_outboxmessage", "view_outboxcursor")
+    views = ("view_outboxmessage", "view_outboxscheduled", "view_outboxcursor")
     user.user_permissions.set(Permission.objects.filter(codename__in=views))
     client = Client()
     client.force_login(user)
@@ -229,6 +231,19 @@ def test_cursors_show_their_lag(client: Client) -> None:
 
     assert '<td class="field-waiting">1</td>' in shown
     assert '<td class="field-held_by">nobody</td>' in shown
+
+
+def test_what_waits_is_listed_without_its_payload(client: Client) -> None:
+    with transaction.atomic():
+        add("reminders", {"secret": 1}, key="ada", delay=timedelta(hours=1))
+        add("orders", {"secret": 1}, wait_for="payment-42")
+
+    shown = page(client, SCHEDULED)
+
+    assert "reminders" in shown
+    assert "payment-42" in shown
+    (number, *_) = re.findall(r"outboxscheduled/(\d+)/change", shown)
+    assert "secret" not in page(client, f"{SCHEDULED}{number}/change/")
 
 
 def test_asking_for_the_state_leaves_the_planner_as_it_was(client: Client) -> None:
