@@ -19,6 +19,7 @@ RELATIONS = (
     "outbox_scheduled",
     "outbox_cursor",
     "outbox_plan",
+    "outbox_lane",
     "outbox_process",
     "outbox_held",
     "outbox_audit",

@@ -151,9 +151,23 @@ create table outbox_plan (
     next_floor   bigint      not null,
     -- Tells it from a plan of the same number that was made before the database went back in time.
     token        uuid        not null default gen_random_uuid(),
+    -- The lanes under which its messages are selected.
+    generation   bigint      not null default 0,
     constraint outbox_plan_pkey primary key (relay, lane, plan_no)
 );
 comment on table outbox_plan is 'outbox-relay: what each batch consists of, written before it is sent';
+
+-- A change of lanes makes a new generation; the highest is the present one. Those before tell who
+-- must have come how far before a stream may go on.
+create table outbox_lane (
+    generation bigint  not null,
+    lane       text    not null,
+    priority   integer not null default 0,
+    shards     integer not null default 1
+               constraint outbox_lane_shards_check check (shards between 1 and 64),
+    constraint outbox_lane_pkey primary key (generation, lane)
+);
+comment on table outbox_lane is 'outbox-relay: the lanes of the log, generation by generation';
 
 create table outbox_process (
     relay      text        not null,
@@ -231,6 +245,7 @@ create table outbox_audit (
 );
 comment on table outbox_audit is 'outbox-relay: what operators did, when, and to how many messages';
 
+insert into outbox_lane (generation, lane) values (0, 'default');
 insert into outbox_cursor (relay, lane) values ('default', 'default');
 insert into outbox_plan (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor)
     values ('default', 'default', 0, 0, '3:3:', 0, '3:3:', 0, 0);

@@ -88,6 +88,17 @@ create table outbox_cursor (
     primary key (relay, lane)
 ) without rowid;
 
+-- A change of lanes makes a new generation; the highest is the present one. It begins after the
+-- message `after_seq`, before which the lanes of the generation before it hold.
+create table outbox_lane (
+    generation integer not null,
+    lane       text    not null,
+    priority   integer not null default 0,
+    shards     integer not null default 1 check (shards between 1 and 64),
+    after_seq  integer not null default 0,
+    primary key (generation, lane)
+) without rowid;
+
 create table outbox_process (
     relay      text not null,
     process    text not null,
@@ -154,6 +165,7 @@ create table outbox_audit (
     messages integer not null
 );
 
+insert into outbox_lane (generation, lane) values (0, 'default');
 insert into outbox_cursor (relay, lane) values ('default', 'default');
 insert into outbox_meta (version, compatible_from, log_id) values (1, 1,
     lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) ||

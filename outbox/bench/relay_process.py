@@ -120,7 +120,7 @@ class _Announcer(Unobserved):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def began_term(self, epoch: int) -> None:
+    def began_term(self, lane: str, epoch: int) -> None:  # noqa: ARG002 - the seam's signature
         """Say it, the first time."""
         if epoch == 1:
             with suppress(OSError):

@@ -26,6 +26,7 @@ COMMANDS = {
     "healthcheck": "outbox.cli.healthcheck:healthcheck",
     "doctor": "outbox.cli.doctor:doctor",
     "relays": "outbox.cli.relays:relays",
+    "lanes": "outbox.cli.lanes:lanes",
     "scheduled": "outbox.cli.scheduled:scheduled",
     "prune": "outbox.cli.prune:prune",
     "verify": "outbox.cli.verify:verify",

@@ -41,7 +41,7 @@ def watched(settings: Settings, monitor: RelayMonitor, stop: threading.Event) ->
         if settings.http_port is not None:
             _serve(settings, monitor, stop, stack)
         export_metrics(monitor)
-        stack.enter_context(Sampler(lambda: _open(settings), monitor.relay, monitor.lane, monitor))
+        stack.enter_context(Sampler(lambda: _open(settings), monitor.relay, monitor))
         stack.enter_context(supervised(lambda: monitor.pulse.look().alive, stop, os.environ))
         yield
 

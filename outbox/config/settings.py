@@ -18,6 +18,7 @@ from outbox.config.encoding import find_registry, shown_registry, shown_rules
 from outbox.config.host import NO_HOST, HostSettings, check_host
 from outbox.config.kafka_properties import VARIABLE_PREFIX, check_property, is_secret, property_of
 from outbox.config.keys import BY_NAME, KEYS, Key, callback_name
+from outbox.config.lanes import LaneSetting, read_lanes
 from outbox.config.retry_rules import RetryRules, read_retry
 from outbox.config.sources import FILE_NAME, Found, flattened, from_variables, read_secret, why
 from outbox.config.topic_rules import TopicRule, read_rules
@@ -59,6 +60,7 @@ class Settings:
     cloudevents_source: str | None = None
     registry: Mapping[str, object] = field(default_factory=dict)
     topics: tuple[TopicRule, ...] = ()
+    lanes: tuple[LaneSetting, ...] = ()
     broker_at: str | None = None
     retry: RetryRules = field(default_factory=RetryRules)
 
@@ -147,6 +149,13 @@ def load(
     values: dict[str, Any] = {name: entry.value for name, entry in found.items()}
     registry = find_registry(environ, table, file)
     topics = _rules(table, directory / file)
+    lanes = _lanes(table, directory / file)
+    found |= {
+        f"lanes.{lane.name}": Found(
+            f"priority {lane.priority}, shards {lane.shards}", f"file {file}"
+        )
+        for lane in lanes
+    }
     retry = _retry(table, file)
     found |= dict((*shown_registry(registry), *shown_rules(topics, file)))
     found |= {name: Found(value, f"file {file}") for name, value in retry.shown()}
@@ -171,6 +180,7 @@ def load(
         cloudevents_source=values["cloudevents_source"],
         registry={name: given.value for name, given in registry.items()},
         topics=topics,
+        lanes=lanes,
         broker_at=host.broker_at,
         retry=retry,
     )
@@ -179,6 +189,13 @@ def load(
 def _rules(table: Mapping[str, object], file: Path) -> tuple[TopicRule, ...]:
     try:
         return read_rules(table.get("topics", {}), file.parent)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {error}") from error
+
+
+def _lanes(table: Mapping[str, object], file: Path) -> tuple[LaneSetting, ...]:
+    try:
+        return read_lanes(table.get("lanes", {}))
     except ConfigurationError as error:
         raise ConfigurationError(f"{file}: {error}") from error
 
@@ -281,7 +298,7 @@ def _read_file(config: object, directory: Path) -> tuple[str, Mapping[str, objec
 
 
 def _refuse_unknown(path: Path, table: Mapping[str, object]) -> None:
-    known = [*BY_NAME, "kafka", "registry", "topics", "retry"]
+    known = [*BY_NAME, "kafka", "registry", "topics", "lanes", "retry"]
     for name in table:
         if name not in known:
             close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)

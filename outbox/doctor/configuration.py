@@ -14,7 +14,6 @@ from outbox.errors import ConfigurationError, MissingExtra
 from outbox.writer.outbox import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from outbox.config.settings import Settings
     from outbox.config.sources import Found
 
 #: The oldest versions without a known fault that matters to a relay.

@@ -80,7 +80,7 @@ class Patient:
 
     def lanes(self) -> list[RelayStatus]:
         """Return how far every relay name is."""
-        return self._once("lanes", self.database.lanes)
+        return self._once("lanes", self.database.progress)
 
     def tables(self) -> list[Table]:
         """Return our tables."""

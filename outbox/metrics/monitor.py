@@ -38,18 +38,16 @@ class RelayMonitor:
     def __init__(
         self,
         relay: str,
-        lane: str = "default",
         *,
         stall_s: float = 60.0,
         lease_s: float = 10.0,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.relay = relay
-        self.lane = lane
         self.figures = Figures(relay)
         self.pulse = Pulse(stall_s, max(BROKER_CALL_S, lease_s))
         self.state = "starting"
-        self.epoch: int | None = None
+        self.lanes: dict[str, int] = {}
         self.trouble: Trouble | None = None
         self.schema_fits = False
         self.progress_at: float | None = None
@@ -58,7 +56,7 @@ class RelayMonitor:
         self._batch: int | None = None
         self._clock = wall_clock
         self.figures.put(catalogue.BUILD, 1, __version__)
-        self.figures.put(catalogue.LEADER, 0, lane)
+        self.figures.put(catalogue.LEADER, 0, "default")
 
     def waiting(self, server: Server) -> AbstractContextManager[None]:
         """Return the context of a call that may wait for a server; its ends are heartbeats."""
@@ -70,16 +68,18 @@ class RelayMonitor:
         """Note that the database was reached and its tables fit."""
         self.schema_fits = True
 
-    def began_term(self, epoch: int) -> None:
-        """Note that this process holds the lane."""
-        self.state, self.epoch, self._batch = "relaying", epoch, None
-        self.figures.put(catalogue.LEADER, 1, self.lane)
+    def began_term(self, lane: str, epoch: int) -> None:
+        """Note that this process holds a lane, or a shard of one."""
+        self.state, self._batch = "relaying", None
+        self.lanes = {**self.lanes, lane: epoch}
+        self.figures.put(catalogue.LEADER, 1, lane)
 
-    def ended_term(self) -> None:
+    def ended_term(self, lane: str) -> None:
         """Note that it does not any more; what was in flight is in doubt, and nobody's."""
-        self.epoch = None
-        self.figures.put(catalogue.LEADER, 0, self.lane)
-        self.figures.put(catalogue.IN_FLIGHT, 0)
+        self.lanes = {each: epoch for each, epoch in self.lanes.items() if each != lane}
+        self.figures.put(catalogue.LEADER, 0, lane)
+        if not self.lanes:
+            self.figures.put(catalogue.IN_FLIGHT, 0)
 
     def stands_by(self) -> None:
         """Note that another process holds the lane, and what it needs is not our trouble."""
@@ -166,8 +166,7 @@ class RelayMonitor:
     def sampled(self, sample: Sample) -> None:
         """Take a sample."""
         figures = self.figures
-        figures.put(catalogue.PENDING, sample.pending, sample.lane)
-        figures.put(catalogue.OLDEST, sample.oldest_s or 0.0, sample.lane)
+        self._put_backlog(sample)
         figures.put(catalogue.PROCESSES, sample.processes)
         figures.put(catalogue.LOG_SIZE, sample.log_bytes)
         for kind in catalogue.TRANSACTIONS.values:
@@ -181,6 +180,14 @@ class RelayMonitor:
             figures.add(catalogue.UNDECLARED, count, lane)
         figures.put(catalogue.SAMPLED_AT, sample.taken_at)
         self.sample = sample
+
+    def _put_backlog(self, sample: Sample) -> None:
+        """Tell of the lanes that this process holds; of all where it holds none but would."""
+        self.figures.forget((catalogue.PENDING, catalogue.OLDEST))
+        for lane in sample.lanes:
+            if not self.lanes or lane.lane in self.lanes:
+                self.figures.put(catalogue.PENDING, lane.pending, lane.lane)
+                self.figures.put(catalogue.OLDEST, lane.oldest_s or 0.0, lane.lane)
 
     def sample_failed(self) -> None:
         """Forget the last sample: an old backlog shown as the present one would be a lie."""

@@ -23,17 +23,17 @@ class Observer(Protocol):
     def connected(self) -> None:
         """The database was reached, and its tables fit."""
 
-    def began_term(self, epoch: int) -> None:
-        """This process holds the lane."""
+    def began_term(self, lane: str, epoch: int) -> None:
+        """This process holds a lane, or a shard of one."""
 
-    def ended_term(self) -> None:
-        """This process does not hold the lane any more."""
+    def ended_term(self, lane: str) -> None:
+        """This process does not hold it any more."""
 
     def stands_by(self) -> None:
-        """Another process holds the lane."""
+        """Other processes hold all lanes."""
 
     def lost_lease(self) -> None:
-        """Another process has taken the lane."""
+        """Another process has taken a lane."""
 
     def failed(self, cause: str) -> None:
         """A term ended early, or could not begin: no "database", "broker" or "topic"."""
@@ -65,8 +65,8 @@ class Unobserved:
         return _NOTHING
 
     def connected(self) -> None: ...
-    def began_term(self, epoch: int) -> None: ...
-    def ended_term(self) -> None: ...
+    def began_term(self, lane: str, epoch: int) -> None: ...
+    def ended_term(self, lane: str) -> None: ...
     def stands_by(self) -> None: ...
     def lost_lease(self) -> None: ...
     def failed(self, cause: str) -> None: ...

@@ -1,8 +1,7 @@
-"""The relay: take the lane, serve a term, and begin again whatever ends it."""
+"""The relay: serve the streams that are its share, and begin again whatever ends that."""
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from collections.abc import Callable
@@ -10,36 +9,29 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from outbox.errors import BrokerUnavailable, DatabaseUnavailable, MessageRefused, OutboxError
-from outbox.publishers.base import Publisher, TopicUnavailable
+from outbox.publishers.base import Publisher
 from outbox.relay.backoff import Backoff
 from outbox.relay.housekeeping import Housekeeping
 from outbox.relay.observer import Observer, Unobserved
-from outbox.relay.resuming import check_cluster, claim, is_claimed, resume
 from outbox.relay.schedule import Scheduler
+from outbox.relay.service import STANDBY_INTERVAL_S, Service
 from outbox.relay.settings import RelaySettings
-from outbox.relay.term import Clock, Step, Term, elapsed_clock
+from outbox.relay.term import Clock, Step, elapsed_clock
+from outbox.relay.voice import Voice
 from outbox.relay.waking import Polling, Waker, rest
-from outbox.store.base import Lease, LeaseLost, Store
+from outbox.store.base import Store
 from outbox.store.owner import new_owner
-
-logger = logging.getLogger("outbox.relay")
-
-LANE = "default"
-
-#: A relay on standby looks this often, in seconds, whether the lane is free.
-_STANDBY_INTERVAL_S = 0.2
-
-#: A broker that has not answered for this long, in seconds, is worth a warning.
-_SILENCE_S = 1.0
 
 #: After work the relay looks again at once, then ever more slowly; in seconds.
 _FIRST_WAIT_S = 0.001
 _WAIT_GROWTH = 1.5
 
+_DATABASE = "database"
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What `run_once` did, in messages. `held_by_another`: another process has the lane."""
+    """What `run_once` did, in messages. `held_by_another`: other processes have all lanes."""
 
     read: int = 0
     delivered: int = 0
@@ -66,18 +58,18 @@ class Relay:
         self._store = store
         self._waker = waker or Polling()
         self._observer = observer or Unobserved()
-        self._make_publisher = make_publisher
         self._settings = settings or RelaySettings()
         self._clock = clock
         self._owner = ""  # a name of this process, and between here and there may be a fork
         self._backoff = Backoff()
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
-        self._term: Term | None = None
+        self._voice = Voice(self._settings.name, self._observer)
+        self._service = Service(
+            store, make_publisher, self._settings, clock, self._observer, self._voice
+        )
         self._heartbeat_at = float("-inf")
         self._state = ""
-        self._trouble: str | None = None
-        self._progress_at = clock()
-        self._cautious = False
+        self._database_at = clock()
         self._housekeeping = Housekeeping(store, clock, self._settings.prune_interval_s)
         self._scheduler = Scheduler(store.schedule, clock, self._settings.poll_interval_s)
 
@@ -86,40 +78,44 @@ class Relay:
     def run_once(self) -> Pass:
         """Send what is committed now and wait until it is acknowledged and saved.
 
-        Keeps the lane until `close`. Raises DatabaseUnavailable, BrokerUnavailable (also when no
+        Keeps its lanes until `close`. Raises DatabaseUnavailable, BrokerUnavailable (also when no
         acknowledgement came for `connect_timeout_s`), MessageRefused or ConfigurationError; calling
         again begins anew.
         """
-        self._progress_at = self._clock()
+        self._service.begin()
         try:
-            if self._term is None and not self._begin_term():
-                return Pass(held_by_another=True)
-            return self._pass(self._current_term)
-        except (OutboxError, LeaseLost) as error:
-            self._cautious |= isinstance(error, BrokerUnavailable)
-            self._end_term()
-            if isinstance(error, LeaseLost):
-                return Pass(held_by_another=True)
+            self._reach_database(None)
+            self._service.share_if_due(self._owner)
+            self._raise_failure()
+            return self._pass()
+        except OutboxError:
+            self._service.close()
             raise
 
-    def _pass(self, term: Term) -> Pass:
-        self._scheduler.begin_anew()
+    def _pass(self) -> Pass:
+        if self._service.terms:
+            self._scheduler.begin_anew()
         read = delivered = 0
-        while True:
-            step = term.step(0.05)
-            self._note(term, step)
-            self._give_up_if_stalled(term)
+        while self._service.terms:
+            self._service.ask_all()
+            step = self._service.turn(0.05)
+            self._raise_failure()
+            self._keep_house()
+            self._give_up_if_stalled()
             read += step.read
             delivered += step.delivered
-            if step.idle and not term.in_flight:
-                break
-        if term.unsaved:
-            term.save()
-        return Pass(read, delivered)
+            if step.idle and not self._service.in_flight:
+                self._service.save()
+                return Pass(read, delivered, held_by_another=not self._service.terms)
+        return Pass(read, delivered, held_by_another=True)
+
+    def _raise_failure(self) -> None:
+        if self._service.failure is not None:
+            raise self._service.failure
 
     def close(self) -> None:
-        """Give the lane back and close the connections. Never raises."""
-        self._end_term()
+        """Give the lanes back and close the connections. Never raises."""
+        self._service.close()
         with suppress(OutboxError), self._observer.waiting("database"):
             self._store.forget_process(self._settings.name, self._owner)
         self._store.close()
@@ -141,230 +137,121 @@ class Relay:
         """
         goal = _Goal(self._store, self._settings, self._clock) if drain else None
         attempt = 0
-        self._progress_at = self._clock()
+        self._database_at = self._clock()
+        self._service.begin()
         try:
             while not stop.is_set():
                 try:
                     return self._serve(stop, goal)
-                except LeaseLost:
-                    self._say_lost()
-                    stop.wait(_STANDBY_INTERVAL_S)
                 except MessageRefused:
                     self._observer.refused()
                     raise
-                except (DatabaseUnavailable, BrokerUnavailable) as error:
-                    self._cautious |= isinstance(error, BrokerUnavailable)
-                    self._observer.failed(_awaited(error))
-                    if drain and self._stalled:
+                except DatabaseUnavailable as error:
+                    self._observer.failed(_DATABASE)
+                    if drain and self._is_overdue(self._database_at):
                         raise
-                    attempt = attempt + 1 if self._trouble is not None else 0
+                    attempt = attempt + 1 if self._voice.in_trouble(_DATABASE) else 0
                     self._wait_out(error, attempt, stop)
         finally:
             self.close()
 
     def _serve(self, stop: threading.Event, goal: _Goal | None) -> None:
-        """Wait for the lane, then hold it until told to stop, or the goal is reached."""
-        try:
-            while not self._begin_term(goal):
-                if goal is not None and self._reached(goal):
-                    return
-                self._observer.stands_by()
-                self._show("standby")
-                if stop.wait(_STANDBY_INTERVAL_S):
-                    return
-                # Who waits for another relay has not been let down by the broker.
-                self._progress_at = self._clock()
-            self._relay(self._current_term, stop, goal)
-            self._current_term.finish(self._settings.drain_timeout_s)
-        finally:
-            self._end_term()
-
-    def _relay(self, term: Term, stop: threading.Event, goal: _Goal | None) -> None:
+        """Serve what is this process's share until told to stop, or the goal is reached."""
         wait_s = _FIRST_WAIT_S
         while not stop.is_set():
-            step = term.step(wait_s)
-            self._note(term, step)
+            self._reach_database(goal)
+            self._service.share_if_due(self._owner)
+            step = self._service.turn(wait_s)
+            self._keep_house()
             if goal is not None:
-                at_once = step.idle and not term.in_flight and not term.unsaved
-                if self._reached(goal, at_once=at_once):
-                    return
-                self._give_up_if_stalled(term)
+                if self._reached(goal, step):
+                    break
+                self._give_up_if_stalled()
             if not step.idle:
                 wait_s = _FIRST_WAIT_S
                 continue
-            if not term.in_flight:
-                every_s = self._settings.lease_s / 4
-                due_s = self._scheduler.due_in_s()
-                rest(self._waker, stop, wait_s, lambda: self._note(term, Step()), every_s, due_s)
+            if not self._service.in_flight:
+                self._rest(stop, wait_s)
             wait_s = min(wait_s * _WAIT_GROWTH, self._settings.poll_interval_s)
+        self._service.finish()
 
-    def _reached(self, goal: _Goal, *, at_once: bool = True) -> bool:
+    def _rest(self, stop: threading.Event, wait_s: float) -> None:
+        if self._service.terms:
+            every_s = self._settings.lease_s / 4
+            due_s = self._scheduler.due_in_s()
+            rest(self._waker, stop, wait_s, self._keep_house, every_s, due_s)
+            self._service.ask_all()
+            return
+        until_retry_s = self._service.retry_at - self._clock()
+        stop.wait(min(max(until_retry_s, _FIRST_WAIT_S), STANDBY_INTERVAL_S))
+
+    def _reached(self, goal: _Goal, step: Step) -> bool:
+        service = self._service
+        at_once = not service.terms or (step.idle and not service.in_flight and not service.unsaved)
         with self._observer.waiting("database"):
             return goal.reached(at_once=at_once)
 
-    # Terms
+    def _reach_database(self, goal: _Goal | None) -> None:
+        with self._observer.waiting("database"):
+            self._store.connect()
+            self._observer.connected()
+            self._owner = self._owner or new_owner()
+            if goal is not None:
+                goal.set()
+
+    # Between turns
+
+    def _keep_house(self) -> None:
+        """Do what must be done now and then: say that we live, prune, renew the leases."""
+        self._database_at = self._clock()
+        self._voice.is_well(_DATABASE)
+        self._show(self._present_state)
+        if self._service.terms:
+            with self._observer.waiting("database"):
+                self._housekeeping.turn()
+                self._scheduler.turn()
+            # To remove a file of many gigabytes may take longer than the lease lasts by our clock.
+            self._service.save_if_due()
 
     @property
-    def _current_term(self) -> Term:
-        if self._term is None:
-            raise LeaseLost(self._settings.name)
-        return self._term
-
-    def _begin_term(self, goal: _Goal | None = None) -> bool:
-        """Take the lane if it is free, and reach the broker."""
-        with self._observer.waiting("database"):
-            lease, asked_at = self._ask_for_lane(goal)
-            if lease is None:
-                return False
-            self._term = self._new_term(lease, asked_at)
-        self._cautious = False
-        self._observer.began_term(lease.epoch)
-        if self._trouble is None:
-            logger.info(
-                "relay %s holds the lane, epoch %d, from batch %d",
-                lease.relay,
-                lease.epoch,
-                lease.position.batch,
-                extra={"event": "relay.lane_taken"},
-            )
-        self._show("relaying")
-        return True
-
-    def _ask_for_lane(self, goal: _Goal | None) -> tuple[Lease | None, float]:
-        """Return the lease, and when it was asked for."""
-        self._store.connect()
-        self._observer.connected()
-        self._owner = self._owner or new_owner()
-        if goal is not None:
-            goal.set()
-        asked_at = self._clock()
-        name, lease_s = self._settings.name, self._settings.lease_s
-        return self._store.acquire(name, LANE, self._owner, lease_s), asked_at
-
-    def _new_term(self, lease: Lease, asked_at: float) -> Term:
-        publisher: Publisher | None = None
-        try:
-            publisher = self._make_publisher()
-            with self._observer.waiting("broker"):
-                cluster_id = publisher.connect(self._settings.lease_s / 2)
-            check_cluster(self._store, lease, cluster_id)
-            if is_claimed(lease, self._settings.delivery):
-                lease, asked_at = self._resume(lease, asked_at, publisher)
-            return Term(
-                self._store,
-                lease,
-                asked_at,
-                publisher,
-                self._settings,
-                self._clock,
-                cautious=self._cautious,
-                observer=self._observer,
-            )
-        except BaseException:
-            if publisher is not None:
-                with self._observer.waiting("broker"):
-                    publisher.close()
-            with suppress(LeaseLost, OutboxError):
-                self._store.release(lease, lease.position)
-            raise
-
-    def _resume(self, lease: Lease, asked_at: float, publisher: Publisher) -> tuple[Lease, float]:
-        """Return the lease at the latest position that is known, and when it was renewed."""
-        delivery, lease_s = self._settings.delivery, self._settings.lease_s
-        if self._clock() - asked_at > lease_s * 0.75:
-            # Who has the lane by now must not be shut out by one who comes too late.
-            raise LeaseLost(lease.relay)
-        with self._observer.waiting("broker"):
-            marks = claim(publisher, lease, delivery)
-        asked_at = self._clock()
-        return resume(self._store, lease, marks, delivery, lease_s), asked_at
-
-    def _end_term(self) -> None:
-        term, self._term = self._term, None
-        if term is not None:
-            term.close()
-            self._observer.ended_term()
-
-    # What is said, once per change
-
-    def _note(self, term: Term, step: Step) -> None:
-        if step.delivered or not term.in_flight:
-            self._progress_at = self._clock()
-            self._observer.progressed()
-            self._say_well()
-        elif term.trouble is not None and self._clock() - self._progress_at > _SILENCE_S:
-            self._say_trouble("broker", f"Kafka does not answer: {term.trouble}")
-        if self._clock() - self._heartbeat_at > self._settings.lease_s / 3:
-            self._show(self._state)
-        with self._observer.waiting("database"):
-            self._housekeeping.turn()
-            self._scheduler.turn()
-        # To remove a file of many gigabytes may take longer than the lease lasts by our clock.
-        term.save_if_due()
+    def _present_state(self) -> str:
+        if self._service.terms:
+            return "relaying"
+        return "waiting" if self._service.waits_for_broker else "standby"
 
     def _show(self, state: str) -> None:
         """Say in the database that this process lives, and once in the log what it does now."""
-        if state != self._state and state == "standby":
-            logger.info(
-                "relay %s is on standby: another process holds the lane",
-                self._settings.name,
-                extra={"event": "relay.standby"},
-            )
-        if state != self._state or self._clock() - self._heartbeat_at > self._settings.lease_s / 3:
+        if state == "standby":
+            self._observer.stands_by()
+        changed = state != self._state
+        if changed and state == "standby":
+            self._voice.stands_by()
+        if changed or self._clock() - self._heartbeat_at > self._settings.lease_s / 3:
             with self._observer.waiting("database"):
                 self._store.heartbeat(self._settings.name, self._owner, state)
             self._heartbeat_at = self._clock()
             self._state = state
 
-    def _say_lost(self) -> None:
-        self._state = ""
-        self._observer.lost_lease()
-        logger.warning(
-            "relay %s lost the lane and sends nothing more until it holds it again",
-            self._settings.name,
-            extra={"event": "relay.lane_lost"},
-        )
+    def _is_overdue(self, since: float) -> bool:
+        return self._clock() - since > self._settings.connect_timeout_s
 
-    def _say_trouble(self, what: str, sentence: str) -> None:
-        """Say once what is waited for: the "database", the "broker" or a "topic"."""
-        self._observer.troubled(what, sentence)
-        if self._trouble != what:
-            logger.warning("%s; waiting", sentence, extra={"event": "relay.waiting"})
-        self._trouble = what
-
-    def _say_well(self) -> None:
-        self._observer.recovered()
-        if self._trouble is not None:
-            logger.info("going on", extra={"event": "relay.going_on"})
-            self._trouble = None
-
-    @property
-    def _stalled(self) -> bool:
-        return self._clock() - self._progress_at > self._settings.connect_timeout_s
-
-    def _give_up_if_stalled(self, term: Term) -> None:
-        if self._stalled:
-            reason = term.trouble or "no acknowledgement came"
+    def _give_up_if_stalled(self) -> None:
+        if self._is_overdue(self._service.progress_at):
+            if self._service.failure is not None:
+                raise self._service.failure
+            reason = self._service.trouble or "no acknowledgement came"
             raise BrokerUnavailable(
                 f"Kafka has not answered for {self._settings.connect_timeout_s:g} s: {reason}. "
                 "Nothing is lost; run it again"
             )
 
-    def _wait_out(
-        self, error: DatabaseUnavailable | BrokerUnavailable, attempt: int, stop: threading.Event
-    ) -> None:
-        if isinstance(error, DatabaseUnavailable):
-            # A database that crashed may use its transaction ids again: keep nothing.
-            self._store.close()
+    def _wait_out(self, error: DatabaseUnavailable, attempt: int, stop: threading.Event) -> None:
+        """A database that crashed may use its transaction ids again: keep nothing."""
+        self._service.close()
+        self._store.close()
         self._state = ""
-        self._say_trouble(_awaited(error), str(error))
+        self._voice.waits(_DATABASE, "database", str(error))
         stop.wait(self._backoff.delay_s(attempt, self._random))
-
-
-def _awaited(error: DatabaseUnavailable | BrokerUnavailable) -> str:
-    if isinstance(error, DatabaseUnavailable):
-        return "database"
-    return "topic" if isinstance(error, TopicUnavailable) else "broker"
 
 
 class _Goal:
@@ -387,4 +274,4 @@ class _Goal:
         if not at_once and self._clock() - self._asked_at < 1.0:
             return False
         self._asked_at = self._clock()
-        return self._horizon is not None and self._store.delivered(self._name, LANE, self._horizon)
+        return self._horizon is not None and self._store.delivered(self._name, self._horizon)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
-from outbox.metrics.sample import Sample
+from outbox.metrics.sample import LaneSample, Sample
 from outbox.store.base import LogGauges
 
 logger = logging.getLogger("outbox.relay")
@@ -52,14 +52,12 @@ class Sampler:
         self,
         open_store: Callable[[], LogGauges],
         relay: str,
-        lane: str,
         taker: SampleTaker,
         *,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._open_store = open_store
         self._relay = relay
-        self._lane = lane
         self._taker = taker
         self._interval_s = interval_s
         self._ended = threading.Event()
@@ -102,24 +100,26 @@ class Sampler:
                 return
 
     def _sample(self, store: LogGauges) -> Sample:
-        (status,) = [lane for lane in store.status(self._relay) if lane.lane == self._lane]
+        streams = store.status(self._relay)
         transactions: dict[str, tuple[float, ...]] = {}
         for blocker in store.blockers():
             ages = transactions.get(blocker.kind, ())
             transactions[blocker.kind] = (*ages, blocker.age_seconds)
-        lanes, self._mark = store.other_lanes(self._mark)
-        self._warn(lanes)
+        named, self._mark = store.other_lanes(self._mark)
+        declared = {lane.name for lane in store.lanes()}
+        undeclared = {lane: count for lane, count in named.items() if lane not in declared}
+        self._warn(undeclared)
         waits = store.schedule().status()
         return Sample(
             taken_at=time.time(),
-            lane=self._lane,
-            pending=status.lag_messages,
-            pending_is_exact=status.lag_is_exact,
-            oldest_s=status.lag_seconds,
-            processes=len(status.processes),
+            lanes=tuple(
+                LaneSample(each.lane, each.lag_messages, each.lag_is_exact, each.lag_seconds)
+                for each in streams
+            ),
+            processes=len(streams[0].processes),
             log_bytes=store.log_bytes(),
             transactions=transactions,
-            other_lanes=lanes,
+            other_lanes=undeclared,
             scheduled=waits.scheduled,
             waiting=waits.waiting,
             overdue_s=max(-(waits.next_due_seconds or 0.0), 0.0),
@@ -132,9 +132,9 @@ class Sampler:
                 return
             self._undeclared.add(lane)
             logger.warning(
-                "messages name the lane %r, which is not declared: they go through lane %r, in "
-                "order with all others",
+                "messages name the lane %r, which is not declared: they go through lane 'default', "
+                "in order with all others; declare it with `outbox-relay lanes declare %s`",
                 lane,
-                self._lane,
+                lane,
                 extra={"event": "relay.undeclared_lane"},
             )

@@ -84,13 +84,14 @@ class Term:
         self._allowed = 1 if cautious else self._limit
         self._prefix = f"{lease.log_id}/{lease.relay}/{lease.lane}/"
 
-    def step(self, wait_s: float) -> Step:
+    def step(self, wait_s: float, *, read: bool = True) -> Step:
         """Send a page if there is room and one to read, then look what was acknowledged.
 
-        Waits up to `wait_s` for an acknowledgement where there was nothing to read.
+        Waits up to `wait_s` for an acknowledgement where there was nothing to read. Without `read`
+        it only looks.
         """
         self.check_lease()
-        page = self._read() if self._has_room else None
+        page = self._read() if read and self._has_room else None
         if page is not None:
             # Finding it may have taken longer than the lease lasts by our clock. Without this a
             # relay would throw away what was found slowly, and look for it again, for ever.
@@ -126,6 +127,21 @@ class Term:
         for sent in settled:
             self._observer.settled(sent.page, self._clock() - sent.sent_at)
         return sum(len(sent.page.records) for sent in settled)
+
+    @property
+    def lease(self) -> Lease:
+        """Return the lease of the stream."""
+        return self._lease
+
+    @property
+    def lane(self) -> str:
+        """Return the name of the stream."""
+        return self._lease.lane
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the stream is none of the log's any more, and all of it is delivered."""
+        return self._reader.ended and not self._in_flight
 
     @property
     def in_flight(self) -> bool:

@@ -82,6 +82,7 @@ def _relay(names: Names, role: str) -> list[str]:
         f"grant select, update ({timing}), delete on {names['outbox_scheduled']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_cursor']} to {role}",
         f"grant select, insert, delete on {names['outbox_plan']} to {role}",
+        f"grant select, insert, update on {names['outbox_lane']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_process']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_held']} to {role}",
         # What was done cannot be undone in here.

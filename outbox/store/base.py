@@ -8,11 +8,13 @@ and begin again with `acquire`, since a database that crashed may use its transa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from outbox.record import DeliveryMode, Mark, Page, Position
+from outbox.store.lanes import Lane
 from outbox.store.scheduling import Schedule, ScheduleAdmin
 
 if TYPE_CHECKING:
@@ -39,6 +41,16 @@ class Lease:
     delivery: DeliveryMode = "at-least-once"
     #: Of this cursor, from its making or last rebase on.
     origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream of a relay name and who holds it. `expired`: nobody's lease lasts."""
+
+    name: str
+    owner: str | None
+    expired: bool
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,10 @@ class LogReader(Protocol):
         taken the lane, LogInconsistent when the cursor does not fit the log any more.
         """
 
+    @property
+    def ended(self) -> bool:
+        """Return whether the stream is none of the log's any more, and nothing of it is left."""
+
 
 class Store(Protocol):
     """What a relay needs of a database. One connection, one thread at a time."""
@@ -151,14 +167,26 @@ class Store(Protocol):
     def release(self, lease: Lease, position: Position) -> None:
         """Save the position and give the lane back at once. Raises LeaseLost."""
 
+    def retire(self, lease: Lease) -> None:
+        """Forget a stream whose reader has ended and that is delivered; does nothing otherwise."""
+
     def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
         """Remember the broker cluster this relay name publishes to. Raises LeaseLost."""
 
     def horizon(self) -> str:
         """Return a mark of what is committed now, for `delivered`."""
 
-    def delivered(self, relay: str, lane: str, horizon: str) -> bool:
+    def delivered(self, relay: str, horizon: str) -> bool:
         """Return whether everything committed before `horizon` was taken is delivered."""
+
+    def streams(self, relay: str) -> list[Stream]:
+        """Return the streams of a relay name and who holds them.
+
+        Raises ConfigurationError for an unknown relay name.
+        """
+
+    def processes(self, relay: str, within_s: float) -> list[str]:
+        """Return the processes of a relay name that said something in the last `within_s`."""
 
     def heartbeat(self, relay: str, process: str, state: str) -> None:
         """Say that this process is alive and what it is doing."""
@@ -191,6 +219,15 @@ class StoreAdmin(Protocol):
 
     def blockers(self) -> list[Blocker]:
         """Return the transactions that hold messages, oldest first."""
+
+    def lanes(self) -> list[Lane]:
+        """Return the lanes of the log."""
+
+    def change_lanes(self, lanes: Sequence[Lane]) -> None:
+        """Make these the lanes of the log, while it is written to and relayed.
+
+        Order holds through the change: what is committed before it goes by the lanes of before.
+        """
 
     def schedule(self) -> ScheduleAdmin:
         """Return what waits for its time or a condition. Forget it with the connection."""

@@ -187,7 +187,7 @@ class Diagnosis(Protocol):
     def topics(self) -> list[TopicUse]:
         """Return the topics of recent and waiting messages."""
 
-    def lanes(self) -> list[RelayStatus]:
+    def progress(self) -> list[RelayStatus]:
         """Return how far every relay name is."""
 
     def holders(self) -> list[Blocker]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -13,7 +13,7 @@ from typing import Literal, cast
 from outbox.database import connect_sqlite
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent, OutboxError
 from outbox.names import Names, check_name
-from outbox.record import DeliveryMode, Mark, Page, Position, Record
+from outbox.record import DeliveryMode, Mark, Position
 from outbox.schema.version import require_schema
 from outbox.store.base import (
     COUNT_LIMIT,
@@ -24,15 +24,16 @@ from outbox.store.base import (
     ProcessStatus,
     RelayStatus,
     Slice,
+    Stream,
     unknown_relay,
 )
+from outbox.store.lanes import Lane, Topology
 from outbox.store.owner import is_certainly_dead
 from outbox.store.sqlite_held import SQLiteHeld
+from outbox.store.sqlite_lanes import change, condition, read_eras
+from outbox.store.sqlite_reader import BATCH, SQLiteReader, newest_seq
 from outbox.store.sqlite_scheduling import SQLiteSchedule
 from outbox.version import __version__
-
-# There are no batches here: seq alone never goes back, and a position is complete without them.
-_BATCH = 0
 
 #: Messages; a deletion of so many takes a few milliseconds, for which other writers wait.
 _PRUNED_AT_ONCE = 500
@@ -110,7 +111,8 @@ class SQLiteStore:
                 (relay, lane),
             ).fetchone()
             if row is None:
-                raise ConfigurationError(unknown_relay(relay))
+                self._complain_if_unknown(relay)
+                return None
             holder, lease_until, after, epoch, *more = row
             expired = lease_until is None or lease_until < time.time()
             if not (holder is None or expired or holder == owner or is_certainly_dead(holder)):
@@ -124,7 +126,11 @@ class SQLiteStore:
             (log_id,) = connection.execute(
                 f"select log_id from {self._names['outbox_meta']}"
             ).fetchone()
-        return Lease(relay, lane, epoch + 1, Position(_BATCH, after), log_id, *more)
+        return Lease(relay, lane, epoch + 1, Position(BATCH, after), log_id, *more)
+
+    def _complain_if_unknown(self, relay: str) -> None:
+        if relay not in self.relays():
+            raise ConfigurationError(unknown_relay(relay))
 
     def _check_sequence(self, connection: sqlite3.Connection, after: int) -> None:
         row = connection.execute(
@@ -141,7 +147,9 @@ class SQLiteStore:
 
     def reader(self, lease: Lease) -> SQLiteReader:
         """Return a reader that begins at the lease's position."""
-        return SQLiteReader(self, self._names, lease)
+        with self._translated() as connection:
+            eras = read_eras(connection, self._names)
+        return SQLiteReader(self._translated, self._names, lease, eras)
 
     def check_mark(self, lease: Lease, mark: Mark) -> None:
         """Raise LogInconsistent if another message has the number."""
@@ -181,6 +189,17 @@ class SQLiteStore:
         """Save the position and give the lane back at once."""
         self._write(lease, "after_seq = ?, owner = null, lease_until = null", (position.seq,))
 
+    def retire(self, lease: Lease) -> None:
+        """Forget a stream that is none of the present lanes' and has delivered everything."""
+        with self._transaction() as connection:
+            present = read_eras(connection, self._names)[-1]
+            if lease.lane not in present.lanes.streams:
+                connection.execute(
+                    f"""delete from {self._names["outbox_cursor"]}
+                         where relay = ? and lane = ? and epoch = ? and after_seq >= ?""",
+                    (lease.relay, lease.lane, lease.epoch, present.after_seq),
+                )
+
     def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
         """Remember the broker cluster this relay name publishes to."""
         self._write(lease, "cluster_id = ?", (cluster_id,))
@@ -202,23 +221,29 @@ class SQLiteStore:
     def horizon(self) -> str:
         """Return the highest seq there is."""
         with self._translated() as connection:
-            (seq,) = connection.execute(
-                f"select coalesce(max(seq), 0) from {self._names['outbox_message']}"
-            ).fetchone()
-        return str(seq)
+            return str(newest_seq(connection, self._names))
 
-    def delivered(self, relay: str, lane: str, horizon: str) -> bool:
+    def delivered(self, relay: str, horizon: str) -> bool:
         """Return whether everything up to the seq `horizon` is delivered."""
         with self._translated() as connection:
-            (remains,) = connection.execute(
-                f"""select exists (
-                        select 1 from {self._names["outbox_message"]} as m
-                          join {self._names["outbox_cursor"]} as c
-                         where c.relay = ? and c.lane = ?
-                           and m.seq > c.after_seq and m.seq <= ?)""",
-                (relay, lane, int(horizon)),
-            ).fetchone()
-        return not remains
+            present = read_eras(connection, self._names)[-1]
+            rows = connection.execute(
+                f"select lane, after_seq from {self._names['outbox_cursor']} where relay = ?",
+                (relay,),
+            ).fetchall()
+            # As long as lanes are changing it is not certain whose a message is.
+            return all(after >= present.after_seq for _, after in rows) and not any(
+                self._waits(connection, condition(present.lanes, stream), after, int(horizon))
+                for stream, after in rows
+            )
+
+    def _waits(self, connection: sqlite3.Connection, ours: str, after: int, horizon: int) -> bool:
+        (remains,) = connection.execute(
+            f"""select exists (select 1 from {self._names["outbox_message"]}
+                                where seq > ? and seq <= ? and {ours})""",
+            (after, horizon),
+        ).fetchone()
+        return bool(remains)
 
     def heartbeat(self, relay: str, process: str, state: str) -> None:
         """Say that this process is alive and what it is doing."""
@@ -254,11 +279,13 @@ class SQLiteStore:
             ).fetchall()
             if relay is not None and not rows:
                 raise ConfigurationError(unknown_relay(relay))
-            return [self._status(connection, *row) for row in rows]
+            present = read_eras(connection, self._names)[-1].lanes
+            return [self._status(connection, present, *row) for row in rows]
 
     def _status(
         self,
         connection: sqlite3.Connection,
+        lanes: Topology,
         relay: str,
         lane: str,
         after: int,
@@ -269,7 +296,8 @@ class SQLiteStore:
         count, oldest = connection.execute(
             f"""select count(*), min(created_at) from (
                     select created_at from {self._names["outbox_message"]}
-                     where seq > ? order by seq limit {COUNT_LIMIT})""",
+                     where seq > ? and {condition(lanes, lane)}
+                     order by seq limit {COUNT_LIMIT})""",
             (after,),
         ).fetchone()
         exact = count < COUNT_LIMIT
@@ -283,7 +311,7 @@ class SQLiteStore:
         return RelayStatus(
             relay=relay,
             lane=lane,
-            batch=_BATCH,
+            batch=BATCH,
             lag_messages=count,
             lag_is_exact=exact,
             lag_seconds=None if oldest is None else max(time.time() - oldest, 0.0),
@@ -338,6 +366,45 @@ class SQLiteStore:
         mark = max((seq for _, _, seq in rows), default=after)
         return {lane: count for lane, count, _ in rows if lane != "default"}, mark
 
+    def lanes(self) -> list[Lane]:
+        """Return the lanes of the log."""
+        with self._translated() as connection:
+            return list(read_eras(connection, self._names)[-1].lanes.lanes.values())
+
+    def change_lanes(self, lanes: Sequence[Lane]) -> None:
+        """Make these the lanes of the log, for every relay name."""
+        with self._transaction() as connection:
+            change(connection, self._names, lanes, int(self.horizon()))
+
+    def streams(self, relay: str) -> list[Stream]:
+        """Return who holds the streams of a relay name."""
+        with self._translated() as connection:
+            rows = connection.execute(
+                f"""select c.lane, c.owner, coalesce(c.lease_until < ?, 1), coalesce(l.priority, 0)
+                      from {self._names["outbox_cursor"]} as c
+                      left join {self._names["outbox_lane"]} as l
+                        on l.lane = c.lane
+                       and l.generation = (select max(generation)
+                                             from {self._names["outbox_lane"]})
+                     where c.relay = ? order by c.lane""",
+                (time.time(), relay),
+            ).fetchall()
+        if not rows:
+            raise ConfigurationError(unknown_relay(relay))
+        return [
+            Stream(name, owner, bool(expired), priority) for name, owner, expired, priority in rows
+        ]
+
+    def processes(self, relay: str, within_s: float) -> list[str]:
+        """Return the processes of a relay name that were seen lately."""
+        with self._translated() as connection:
+            rows = connection.execute(
+                f"""select process from {self._names["outbox_process"]}
+                     where relay = ? and seen_at >= ? order by process""",
+                (relay, time.time() - within_s),
+            ).fetchall()
+        return [process for (process,) in rows]
+
     def relays(self) -> list[str]:
         """Return the relay names."""
         with self._translated() as connection:
@@ -355,11 +422,12 @@ class SQLiteStore:
             after, starts_at = self._beginning(connection, start)
             # An epoch of a relay of this name that was forgotten must not come again while its
             # process runs.
-            connection.execute(
+            streams = read_eras(connection, self._names)[-1].lanes.streams
+            connection.executemany(
                 f"""insert into {self._names["outbox_cursor"]}
                            (relay, lane, after_seq, epoch, starts_at)
-                    values (?, 'default', ?, ?, ?)""",
-                (name, after, time.time_ns() // 10**6, starts_at),
+                    values (?, ?, ?, ?, ?)""",
+                [(name, stream, after, time.time_ns() // 10**6, starts_at) for stream in streams],
             )
 
     def _beginning(
@@ -397,32 +465,3 @@ class SQLiteStore:
             ).rowcount
         if not changed:
             raise ConfigurationError(unknown_relay(name))
-
-
-class SQLiteReader:
-    """Reads one lane during one term."""
-
-    def __init__(self, store: SQLiteStore, names: Names, lease: Lease) -> None:
-        self._store = store
-        self._log_id = lease.log_id
-        self._after = lease.position.seq
-        self._sql = f"""
-            select seq, id, topic, key, payload, type, content_type, headers, traceparent,
-                   tracestate
-              from {names["outbox_message"]} where seq > ? order by seq limit ?"""
-
-    def read(self, max_rows: int, max_bytes: int) -> Page | None:
-        """Return the next page, or None."""
-        records: list[Record] = []
-        weight = 0
-        with self._store._translated() as connection:  # noqa: SLF001 - one module, two classes
-            for row in connection.execute(self._sql, (self._after, max_rows)):
-                weight += len(row[4] or b"") + len(row[7] or "") + 200
-                records.append(Record._make((*row, weight)))
-                if weight >= max_bytes:
-                    break
-        if not records:
-            return None
-        self._after = records[-1][0]
-        mark = Mark(self._log_id, _BATCH, records[-1].id, self._after)
-        return Page(_BATCH, records, mark.position, mark.text)

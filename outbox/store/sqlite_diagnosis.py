@@ -146,7 +146,7 @@ class SQLiteDiagnosis(SQLiteStore):
         )
         return [TopicUse(*row) for row in rows]
 
-    def lanes(self) -> list[RelayStatus]:
+    def progress(self) -> list[RelayStatus]:
         """Return how far every relay name is."""
         with self._looking():
             return self.status()

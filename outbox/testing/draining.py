@@ -18,7 +18,7 @@ from outbox.publishers.memory import PublishedMessage
 from outbox.record import DeliveryMode, Mark, Page, Position, Record
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
-from outbox.store.base import Lease, LogReader, Slice, Store
+from outbox.store.base import Lease, LogReader, Slice, Store, Stream
 from outbox.store.held import HeldStore
 from outbox.store.opening import open_store
 from outbox.store.scheduling import NothingScheduled, Schedule
@@ -148,6 +148,17 @@ class _StoreOfRows:
         """Remember how far it is, for the next term."""
         self._position = position
 
+    def retire(self, lease: Lease) -> None:
+        """Do nothing: the only stream stays."""
+
+    def streams(self, relay: str) -> list[Stream]:  # noqa: ARG002 - the seam's signature
+        """Return the only one: the rows are in the order of the log, whatever their lanes."""
+        return [Stream("default", None, expired=True, priority=0)]
+
+    def processes(self, relay: str, within_s: float) -> list[str]:  # noqa: ARG002 - the seam's signature
+        """Return none: there is nobody to share with."""
+        return []
+
     def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
         """Do nothing: there is no cluster."""
 
@@ -155,7 +166,7 @@ class _StoreOfRows:
         """Return the highest number."""
         return str(self._records[-1].seq if self._records else 0)
 
-    def delivered(self, relay: str, lane: str, horizon: str) -> bool:  # noqa: ARG002 - the seam's signature
+    def delivered(self, relay: str, horizon: str) -> bool:  # noqa: ARG002 - the seam's signature
         """Return whether everything up to the number `horizon` is delivered."""
         return self._position.seq >= int(horizon)
 
@@ -184,6 +195,11 @@ class _ReaderOfRows:
     def __init__(self, records: Sequence[Record], position: Position) -> None:
         self._batch = position.batch
         self._left = [record for record in records if record.seq > position.seq]
+
+    @property
+    def ended(self) -> bool:
+        """Return False: more rows may come in another term."""
+        return False
 
     def read(self, max_rows: int, max_bytes: int) -> Page | None:
         """Return the next page, or None."""

@@ -115,7 +115,7 @@ class Scene:
             horizon = store.horizon()
             try:
                 wait_until(
-                    lambda: store.delivered("default", "default", horizon),
+                    lambda: store.delivered("default", horizon),
                     what="the delivery of what is committed",
                     timeout=timeout,
                 )

@@ -297,11 +297,11 @@ class StoreSuite:
         horizon = store.horizon()
         kit.commit("later")
 
-        assert not store.delivered("default", "default", horizon)
+        assert not store.delivered("default", horizon)
         page = store.reader(lease).read(1, 10_000)
         store.save(lease, page.end, LEASE_S)
-        assert store.delivered("default", "default", horizon)
-        assert not store.delivered("default", "default", store.horizon())
+        assert store.delivered("default", horizon)
+        assert not store.delivered("default", store.horizon())
 
     def test_status_tells_the_lag(self, kit: StoreKit) -> None:
         store = kit.store()

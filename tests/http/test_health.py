@@ -6,7 +6,7 @@ import pytest
 
 from outbox.http.health import Health
 from outbox.metrics.monitor import RelayMonitor
-from outbox.metrics.sample import Sample
+from outbox.metrics.sample import LaneSample, Sample
 
 NOW = 1_800_000_000.0
 
@@ -39,7 +39,7 @@ def test_before_the_database_was_reached_it_is_alive_and_not_ready(stage: Stage)
 
 def test_a_relay_at_work_is_well(stage: Stage) -> None:
     stage.monitor.connected()
-    stage.monitor.began_term(4)
+    stage.monitor.began_term("default", 4)
     assert stage.verdicts == (True, True, True)
 
 
@@ -79,9 +79,9 @@ def test_a_loop_that_is_still_is_dead(stage: Stage) -> None:
 
 def test_the_whole_truth_has_all_that_is_known(stage: Stage) -> None:
     stage.monitor.connected()
-    stage.monitor.began_term(4)
+    stage.monitor.began_term("default", 4)
     stage.monitor.progressed()
-    stage.monitor.sampled(Sample(NOW - 2, "default", 12_000, False, 3.5, 2, 1))
+    stage.monitor.sampled(Sample(NOW - 2, (LaneSample("default", 12_000, False, 3.5),), 2, 1))
     healthy, everything = stage.health.whole()
     assert healthy
     assert everything["lag"] == {

@@ -16,7 +16,7 @@ from outbox.metrics.delays import SAMPLES, delays, time_of
 from outbox.metrics.figures import MOST_SERIES, REST
 from outbox.metrics.monitor import RelayMonitor
 from outbox.metrics.prometheus import Exposition
-from outbox.metrics.sample import Sample
+from outbox.metrics.sample import LaneSample, Sample
 from outbox.record import Page, Position, Record
 
 NOW = 1_800_000_000.0
@@ -134,10 +134,10 @@ def test_topics_without_end_do_not_fill_the_memory(monitor: RelayMonitor) -> Non
 def test_a_term_that_ends_leaves_neither_the_lane_nor_anything_in_flight(
     monitor: RelayMonitor,
 ) -> None:
-    monitor.began_term(3)
+    monitor.began_term("default", 3)
     monitor.sent(page(record(1)))
     assert (one(monitor, "outbox_relay_leader", lane="default"), monitor.epoch) == (1, 3)
-    monitor.ended_term()
+    monitor.ended_term("default")
     assert (one(monitor, "outbox_relay_leader", lane="default"), monitor.epoch) == (0, None)
     assert one(monitor, "outbox_inflight_messages") == 0
 
@@ -169,7 +169,9 @@ def test_a_standby_has_no_trouble_of_its_own(monitor: RelayMonitor) -> None:
 
 
 def test_an_old_sample_is_not_shown_as_the_present(monitor: RelayMonitor) -> None:
-    sample = Sample(NOW, "default", 5, True, 2.5, 2, 4096, {"open": (3.0, 9.0)}, {"fast": 7})
+    sample = Sample(
+        NOW, (LaneSample("default", 5, True, 2.5),), 2, 4096, {"open": (3.0, 9.0)}, {"fast": 7}
+    )
     monitor.sampled(replace(sample, scheduled=2, waiting=3, overdue_s=1.5))
     assert one(monitor, "outbox_messages_pending", lane="default") == 5
     assert one(monitor, "outbox_holding_transactions", kind="open") == 2

@@ -20,7 +20,7 @@ from outbox import tracing_export
 from outbox.metrics import otel
 from outbox.metrics.catalogue import METRICS
 from outbox.metrics.monitor import RelayMonitor
-from outbox.metrics.sample import Sample
+from outbox.metrics.sample import LaneSample, Sample
 from outbox.record import Page, Position, Record
 from outbox.tracing import tracing_is_on
 from outbox.tracing_export import exported_spans
@@ -56,13 +56,13 @@ def test_every_metric_is_exported_under_its_own_name_and_those_of_the_convention
     # Given a relay that has done all there is to count
     monitor = RelayMonitor("default")
     otel.export_metrics(monitor)
-    monitor.began_term(1)
+    monitor.began_term("default", 1)
     record = Record(1, "017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "orders", *[None] * 7, 0)
     page = Page(1, [record] * 3, Position(1, 3))
     monitor.sent(page)
     monitor.settled(page, 0.2)
     monitor.progressed()
-    monitor.sampled(Sample(1.0, "default", 5, True, 2.0, 1, 10, {}, {"fast": 2}))
+    monitor.sampled(Sample(1.0, (LaneSample("default", 5, True, 2.0),), 1, 10, {}, {"fast": 2}))
     # When it is collected
     found = exported(reader)
     # Then nothing is missing, units included

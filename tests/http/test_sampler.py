@@ -51,7 +51,7 @@ def sampled(kit: StoreKit, monitor: RelayMonitor) -> Sample:
 
 def relaying() -> RelayMonitor:
     monitor = RelayMonitor("default")
-    monitor.began_term(1)
+    monitor.began_term("default", 1)
     return monitor
 
 
@@ -167,7 +167,7 @@ def test_nobody_samples_on_standby(kit: StoreKit) -> None:
     with Sampler(opened_store, "default", "default", monitor, interval_s=0.05):
         assert not opened.wait(0.8)
         # But who begins to relay has a sample soon, and who stops has none
-        monitor.began_term(1)
+        monitor.began_term("default", 1)
         wait_until(lambda: monitor.sample is not None, what="the first sample")
         monitor.stands_by()
         wait_until(lambda: monitor.sample is None, what="the end of samples")

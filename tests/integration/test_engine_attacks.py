@@ -22,8 +22,10 @@ from outbox.relay.relay import Pass, Relay
 from outbox.relay.settings import RelaySettings
 from outbox.store.base import LeaseLost
 from outbox.store.owner import is_certainly_dead, new_owner
+from outbox.store.postgresql.lanes import read_topologies
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, read_all
+from tests.terms import begin_term
 from tests.waiting import wait_until
 
 FILL = """
@@ -260,8 +262,8 @@ class TestPace:
 
         store.reader = lambda lease: SlowReader(reader_of(lease))
         with Relay(store, MemoryPublisher, clock=lambda: now[0]) as relay:
-            assert relay._begin_term()
-            assert relay._current_term.step(0).delivered == 1
+            term = begin_term(relay)
+            assert term.step(0).delivered == 1
 
     def test_a_page_that_is_refused_does_not_have_those_before_it_sent_again_and_again(
         self, any_kit: StoreKit
@@ -297,14 +299,15 @@ class TestPace:
             for page in read_all(reader, max_rows=20_000):
                 store.save(lease, page.end, LEASE_S)
         # When the relay is asked, then it looks at next to nothing
-        assert store.delivered("default", "default", store.horizon())
+        assert store.delivered("default", store.horizon())
         assert store.status("default")[0].lag_messages == 0
         (plan,) = (
             writer.execute(
                 "begin; set local enable_seqscan = off; set local enable_bitmapscan = off"
             )
             and writer.execute(
-                f"explain (analyze, format json) {store._undelivered(1)}",
+                "explain (analyze, format json) "
+                + store._undelivered(1, read_topologies(writer, kit.names), "default"),
                 {"relay": "default", "lane": "default", "horizon": None},
             ).fetchone()
         )

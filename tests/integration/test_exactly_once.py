@@ -34,6 +34,7 @@ from tests.conformance.store_kit import StoreKit
 from tests.servers.kafka import KafkaCluster
 from tests.servers.kafka_topics import QUIET, KafkaServer
 from tests.servers.postgresql import PrivatePostgreSQL
+from tests.terms import begin_term, die
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgresql]
 
@@ -145,11 +146,10 @@ class TestGoingOn:
         world.write(*map(str, range(10)))
         never = {"save_interval_s": 3600.0, "idle_save_interval_s": 3600.0}
         with world.relay(page_messages=4, in_flight_messages=2, **never) as relay:
-            assert relay._begin_term()
-            term = relay._current_term
+            term = begin_term(relay)
             while not term.step(0.05).delivered:
                 pass
-            relay._term = None  # dies
+            die(relay)
             term._publisher.close()
         sent = len(world.arrived())
         assert 0 < sent < 10
@@ -252,8 +252,7 @@ class TestSwitching:
         # Given an exactly-once relay in the middle of a transaction
         world.write("1")
         zombie = world.relay()
-        assert zombie._begin_term()
-        term = zombie._current_term
+        term = begin_term(zombie)
         term.step(0)
         # When another process takes over, at least once
         world.free_the_lane()

@@ -14,6 +14,7 @@ from outbox.record import Position
 from outbox.store.base import LeaseLost
 from outbox.store.owner import new_owner
 from outbox.store.postgresql.reader import FLOOR_DISTANCE
+from outbox.store.postgresql.sequence import sequence_state
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, positions, read_all
 
@@ -350,7 +351,7 @@ class TestTheFloor:
         try:
             with store.session.translated() as connection:
                 for _ in range(10_000):
-                    read, _ = store._sequence(connection)
+                    read, _ = sequence_state(connection, kit.names)
                     (drawn,) = connection.execute("select nextval('outbox_message_seq')").fetchone()
                     assert drawn > read
         finally:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from outbox.names import Names
-from outbox.store.postgresql.reader import Statements
 from outbox.store.postgresql.session import BY_INDEX
+from outbox.store.postgresql.statements import Statements
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import StoreKit
 

@@ -16,6 +16,7 @@ from outbox.relay.settings import RelaySettings
 from outbox.store.owner import new_owner
 from tests.conformance.conftest import sqlite_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, read_all
+from tests.terms import begin_term
 from tests.waiting import wait_until
 
 
@@ -161,8 +162,8 @@ class TestTheLease:
         kit.commit("a", "b")
         publisher = SilentPublisher()
         relay = relay_on(kit, lambda: publisher)
-        assert relay._begin_term()
-        relay._current_term.step(0)
+        term = begin_term(relay)
+        term.step(0)
         # When another one takes the lane, and the acknowledgements come after that
         kit.writer().execute("update outbox_cursor set lease_until = 0")
         successor = kit.store()

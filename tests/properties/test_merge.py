@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.store.postgresql.reader import before_heavy, merge
+from outbox.store.postgresql.merging import before_heavy, merge
 from outbox.store.postgresql.snapshot import Snapshot
 
 MESSAGES = st.lists(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import cast
 
@@ -16,9 +17,12 @@ from outbox.store.base import (
     ProcessStatus,
     RelayStatus,
     Slice,
+    Stream,
     unknown_relay,
 )
+from outbox.store.lanes import Lane, Topology
 from outbox.store.postgresql.beginning import Start, beginning, bound_of_later
+from outbox.store.postgresql.lanes import change, condition, has_sealed, read_topologies
 from outbox.store.postgresql.rotation import Rotation
 from outbox.store.postgresql.session import BY_INDEX, Session
 from outbox.version import __version__
@@ -53,25 +57,50 @@ class PostgreSQLAdmin:
         """Return the snapshot of now."""
         return cast("str", self._one("select pg_current_snapshot()::text"))
 
-    def delivered(self, relay: str, lane: str, horizon: str) -> bool:
+    def delivered(self, relay: str, horizon: str) -> bool:
         """Return whether everything visible in the snapshot `horizon` is delivered."""
         with self.session.translated() as connection, connection.transaction():
             connection.execute(BY_INDEX)
-            row = connection.execute(
-                f"select not exists (select from ({self._undelivered(1)}) as m)",
-                {"relay": relay, "lane": lane, "horizon": horizon},
-            ).fetchone()
+            topologies = read_topologies(connection, self._names)
+            streams = self._streams(connection, relay)
+            # As long as lanes are changing it is not certain whose a message is.
+            if not has_sealed(connection, self._names, relay, streams, topologies[-1].generation):
+                return False
+            return not any(
+                self._waits(connection, topologies, relay, stream, horizon) for stream in streams
+            )
+
+    def _streams(self, connection: psycopg.Connection, relay: str) -> list[str]:
+        rows = connection.execute(
+            f"select lane from {self._names['outbox_cursor']} where relay = %s order by lane",
+            (relay,),
+        ).fetchall()
+        return [stream for (stream,) in rows]
+
+    def _waits(
+        self,
+        connection: psycopg.Connection,
+        topologies: Sequence[Topology],
+        relay: str,
+        stream: str,
+        horizon: str,
+    ) -> bool:
+        row = connection.execute(
+            f"select exists (select from ({self._undelivered(1, topologies, stream)}) as m)",
+            {"relay": relay, "lane": stream, "horizon": horizon},
+        ).fetchone()
         return cast("tuple[bool]", row)[0]
 
-    def _undelivered(self, limit: int) -> str:
-        """Return a query of messages not delivered to a relay name, `limit` of each of four kinds.
+    def _undelivered(self, limit: int, topologies: Sequence[Topology], stream: str) -> str:
+        """Return a query of messages a stream has not delivered, `limit` of each of four kinds.
 
         What is fresh or late in the cursor's own plan, above its position; and what is fresh or
         late after that plan. Each kind is read by an index, from where the cursor stands.
         """
         log = self._names["outbox_message"]
-        visible = """(%(horizon)s::text is null
-                      or pg_visible_in_snapshot(m.xid, %(horizon)s::text::pg_snapshot))"""
+        visible = f"""(%(horizon)s::text is null
+                      or pg_visible_in_snapshot(m.xid, %(horizon)s::text::pg_snapshot))
+                      {_belonging(topologies, stream)}"""
         in_target = "pg_visible_in_snapshot(m.xid, c.target)"
         fresh = "c", "m.seq"
         # One id at a time and compared as rows, as the reader does: only (xid, seq) fits that.
@@ -96,7 +125,10 @@ class PostgreSQLAdmin:
         )
         return f"""
             with c as materialized (
-                select p.last, p.floor, p.target, p.target_floor, c.after_seq
+                select p.last, p.floor, p.target, p.target_floor, c.after_seq,
+                       (select target from {self._names["outbox_plan"]} as s
+                         where s.relay = c.relay and s.lane = c.lane
+                         order by s.plan_no desc limit 1) as sealed
                   from {self._names["outbox_cursor"]} as c
                   join {self._names["outbox_plan"]} as p using (relay, lane, plan_no)
                  where c.relay = %(relay)s and c.lane = %(lane)s)
@@ -144,11 +176,13 @@ class PostgreSQLAdmin:
             ).fetchall()
             if relay is not None and not rows:
                 raise ConfigurationError(unknown_relay(relay))
-            return [self._status(connection, *row) for row in rows]
+            topologies = read_topologies(connection, self._names)
+            return [self._status(connection, topologies, *row) for row in rows]
 
     def _status(
         self,
         connection: psycopg.Connection,
+        topologies: Sequence[Topology],
         relay: str,
         lane: str,
         plan_no: int,
@@ -156,7 +190,7 @@ class PostgreSQLAdmin:
         cluster_id: str | None,
         lease_s: float | None,
     ) -> RelayStatus:
-        messages, exact, seconds = self._lag(connection, relay, lane)
+        messages, exact, seconds = self._lag(connection, topologies, relay, lane)
         processes = connection.execute(
             f"""select process, version, state,
                        extract(epoch from clock_timestamp() - seen_at)::float8
@@ -179,14 +213,18 @@ class PostgreSQLAdmin:
         )
 
     def _lag(
-        self, connection: psycopg.Connection, relay: str, lane: str
+        self,
+        connection: psycopg.Connection,
+        topologies: Sequence[Topology],
+        relay: str,
+        lane: str,
     ) -> tuple[int, bool, float | None]:
         with connection.transaction():
             connection.execute(BY_INDEX)
             row = connection.execute(
                 f"""select count(*), min(m.seq),
                            extract(epoch from clock_timestamp() - min(created_at))::float8
-                      from ({self._undelivered(COUNT_LIMIT)}) as m""",
+                      from ({self._undelivered(COUNT_LIMIT, topologies, lane)}) as m""",
                 {"relay": relay, "lane": lane, "horizon": None},
             ).fetchone()
         count, oldest, seconds = cast("tuple[int, int | None, float | None]", row)
@@ -264,6 +302,46 @@ class PostgreSQLAdmin:
         mark = max((seq for _, _, seq in rows), default=after)
         return {lane: count for lane, count, _ in rows if lane != "default"}, mark
 
+    # Lanes
+
+    def lanes(self) -> list[Lane]:
+        """Return the lanes of the log."""
+        with self.session.translated() as connection:
+            return list(read_topologies(connection, self._names)[-1].lanes.values())
+
+    def change_lanes(self, lanes: Sequence[Lane]) -> None:
+        """Make these the lanes of the log, for every relay name."""
+        change(self.session, self._names, lanes)
+
+    def streams(self, relay: str) -> list[Stream]:
+        """Return who holds the streams of a relay name."""
+        with self.session.translated() as connection:
+            rows = connection.execute(
+                f"""select c.lane, c.owner, coalesce(c.lease_until < clock_timestamp(), true),
+                           coalesce(l.priority, 0)
+                      from {self._names["outbox_cursor"]} as c
+                      left join {self._names["outbox_lane"]} as l
+                        on l.lane = split_part(c.lane, ':', 1)
+                       and l.generation = (select max(generation)
+                                             from {self._names["outbox_lane"]})
+                     where c.relay = %s order by c.lane""",
+                (relay,),
+            ).fetchall()
+        if not rows:
+            raise ConfigurationError(unknown_relay(relay))
+        return [Stream(*row) for row in rows]
+
+    def processes(self, relay: str, within_s: float) -> list[str]:
+        """Return the processes of a relay name that were seen lately."""
+        with self.session.translated() as connection:
+            rows = connection.execute(
+                f"""select process from {self._names["outbox_process"]}
+                     where relay = %s and seen_at >= clock_timestamp() - make_interval(secs => %s)
+                     order by process""",
+                (relay, within_s),
+            ).fetchall()
+        return [process for (process,) in rows]
+
     # Relay names
 
     def relays(self) -> list[str]:
@@ -282,25 +360,33 @@ class PostgreSQLAdmin:
         # forgotten, whose epoch must not come again while its process runs, nor its positions as
         # those of other messages.
         with self.session.durable() as connection:
+            # Lanes must not change until all streams of the present ones are there.
+            connection.execute(
+                f"lock table {self._names['outbox_lane']} in share row exclusive mode"
+            )
+            lanes = read_topologies(connection, self._names)[-1]
             first = beginning(connection, self._names, start, bound)
             try:
                 connection.execute(
                     f"""insert into {self._names["outbox_cursor"]}
                                (relay, lane, plan_no, epoch, starts_at)
-                        select %s, 'default', now, now, %s
-                          from (select (extract(epoch from clock_timestamp()) * 1000)::bigint)
+                        select %s, stream, now, now, %s
+                          from unnest(%s::text[]) as streams (stream),
+                               (select (extract(epoch from clock_timestamp()) * 1000)::bigint)
                                as clock (now)""",
-                    (name, first.starts_at),
+                    (name, first.starts_at, list(lanes.streams)),
                 )
             except psycopg.errors.UniqueViolation as error:
                 raise ConfigurationError(f"there is a relay called {name!r} already") from error
             connection.execute(
                 f"""insert into {self._names["outbox_plan"]}
-                       (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor)
+                       (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor,
+                        generation)
                     select relay, lane, plan_no, epoch, %(last)s::pg_snapshot, %(floor)s::bigint,
-                           %(target)s::pg_snapshot, %(target_floor)s::bigint, %(next_floor)s::bigint
+                           %(target)s::pg_snapshot, %(target_floor)s::bigint,
+                           %(next_floor)s::bigint, %(generation)s::bigint
                       from {self._names["outbox_cursor"]} where relay = %(relay)s""",
-                {"relay": name, **asdict(first)},
+                {"relay": name, "generation": lanes.generation, **asdict(first)},
             )
 
     def forget_relay(self, name: str) -> None:
@@ -329,3 +415,17 @@ class PostgreSQLAdmin:
         with self.session.translated() as connection:
             row = connection.execute(sql).fetchone()
         return row[0] if row else None
+
+
+def _belonging(topologies: Sequence[Topology], stream: str) -> str:
+    """Return the condition of the rows that are a stream's, to be added to others.
+
+    Of one that is none of the present lanes': what its last plan holds.
+    """
+    known = next((each for each in reversed(topologies) if stream in each.streams), None)
+    if known is None:
+        return "and false"
+    rows = condition(known.selection(stream), "m")
+    if known is not topologies[-1]:
+        rows = " and ".join(filter(None, (rows, "pg_visible_in_snapshot(m.xid, c.sealed)")))
+    return f"and {rows}" if rows else ""

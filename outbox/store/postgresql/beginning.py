@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast
 
 from outbox.errors import ConfigurationError
-from outbox.store.postgresql.reader import LAST_VALUE
+from outbox.store.postgresql.sequence import LAST_VALUE
 
 if TYPE_CHECKING:
     import psycopg

@@ -33,9 +33,11 @@ from outbox.store.diagnosis import (
     Transaction,
     Transactions,
 )
+from outbox.store.lanes import Topology
 from outbox.store.postgresql.admin import PostgreSQLAdmin
+from outbox.store.postgresql.lanes import read_topologies
 from outbox.store.postgresql.plans import scans
-from outbox.store.postgresql.reader import LAST_VALUE
+from outbox.store.postgresql.sequence import LAST_VALUE
 from outbox.store.postgresql.session import BY_INDEX, Session
 
 #: How every look begins. `set local`, since a pooler would hand on anything else to strangers.
@@ -251,26 +253,30 @@ class PostgreSQLDiagnosis(PostgreSQLAdmin):
         found: dict[str, TopicUse] = {}
         with self._looking() as connection:
             connection.execute(BY_INDEX)
-            for lane in self._lanes(connection):
-                for row in connection.execute(*self._sample(*lane)).fetchall():
+            topologies = read_topologies(connection, self._names)
+            for lane in self._cursors(connection):
+                for row in connection.execute(*self._sample(topologies, *lane)).fetchall():
                     use = TopicUse(*row)
                     before = found.get(use.topic)
                     found[use.topic] = max(use, before, key=_importance) if before else use
         return sorted(found.values(), key=lambda use: use.topic)
 
-    def _lanes(self, connection: psycopg.Connection) -> list[tuple[str, str]]:
+    def _cursors(self, connection: psycopg.Connection) -> list[tuple[str, str]]:
         return connection.execute(
             f"select relay, lane from {self._names['outbox_cursor']}"
         ).fetchall()
 
-    def _sample(self, relay: str, lane: str) -> tuple[str, dict[str, object]]:
+    def _sample(
+        self, topologies: list[Topology], relay: str, lane: str
+    ) -> tuple[str, dict[str, object]]:
         log = self._names["outbox_message"]
+        undelivered = self._undelivered(SAMPLE, topologies, lane)
         sql = f"""
             select topic, count(*), count(*) filter (where waits), max(weight),
                    ((array_agg(id order by weight desc))[1])::text,
                    count(*) filter (where key is null)
               from (select m.topic, m.key, m.id, {_WEIGHT} as weight, true as waits
-                      from ({self._undelivered(SAMPLE)}) as u join {log} as m using (seq)
+                      from ({undelivered}) as u join {log} as m using (seq)
                     union all
                     select * from (select m.topic, m.key, m.id, {_WEIGHT}, false
                                      from {log} as m order by m.seq desc limit {SAMPLE}) as recent
@@ -278,7 +284,7 @@ class PostgreSQLDiagnosis(PostgreSQLAdmin):
              group by topic"""
         return sql, {"relay": relay, "lane": lane, "horizon": None}
 
-    def lanes(self) -> list[RelayStatus]:
+    def progress(self) -> list[RelayStatus]:
         """Return how far every relay name is."""
         with self._looking():
             return self.status()

@@ -10,8 +10,8 @@ import psycopg
 
 from outbox.names import Names
 from outbox.store.diagnosis import Scan
-from outbox.store.postgresql.reader import Statements
 from outbox.store.postgresql.session import BY_INDEX
+from outbox.store.postgresql.statements import Statements
 
 _SORTS = ("Sort", "Incremental Sort")
 

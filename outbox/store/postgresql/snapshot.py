@@ -40,8 +40,8 @@ class Plan:
     `last.xmax`). It exists only so that reading need not begin at the oldest retained message.
     `target_floor` is the same bound for the next batch. `next_floor` is the sequence's value that
     was read before this plan's own transaction took an id; a snapshot taken after that transaction
-    committed may use it as its bound, so it becomes a floor two plans later. `token` is given when
-    the plan is saved.
+    committed may use it as its bound, so it becomes a floor two plans later. `generation` tells the
+    lanes under which its messages are selected. `token` is given when the plan is saved.
     """
 
     no: int
@@ -50,9 +50,10 @@ class Plan:
     target: Snapshot
     target_floor: int
     next_floor: int
+    generation: int
     token: str = ""
 
-    def following(self, sequence_value: int, snapshot: Snapshot) -> Plan:
+    def following(self, sequence_value: int, snapshot: Snapshot, generation: int) -> Plan:
         """Return the plan that comes after this one.
 
         `sequence_value` must have been read before the transaction that saves the plan took an id,
@@ -65,4 +66,5 @@ class Plan:
             target=snapshot,
             target_floor=self.next_floor,
             next_floor=sequence_value,
+            generation=generation,
         )

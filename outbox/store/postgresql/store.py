@@ -17,11 +17,14 @@ from outbox.store.base import Lease, LeaseLost, unknown_relay
 from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
 from outbox.store.postgresql.held import PostgreSQLHeld
+from outbox.store.postgresql.journal import read_plans
+from outbox.store.postgresql.lanes import END, read_topologies
 from outbox.store.postgresql.patience import ImpatientConnection, Patience
-from outbox.store.postgresql.reader import LAST_VALUE, PostgreSQLReader, check_sequence
+from outbox.store.postgresql.reader import PostgreSQLReader
 from outbox.store.postgresql.schedule_admin import PostgreSQLScheduleAdmin
+from outbox.store.postgresql.sequence import check_sequence, sequence_state
 from outbox.store.postgresql.session import Session
-from outbox.store.postgresql.snapshot import Plan, Snapshot
+from outbox.store.postgresql.snapshot import Plan
 
 #: Delivered plans are deleted this many at a time, so that the journal stays small and the deletes
 #: are few.
@@ -94,7 +97,7 @@ class PostgreSQLStore(PostgreSQLAdmin):
         with self.session.durable() as connection:
             self._refuse_standby(connection)
             # Before this transaction has an id, so that it bounds what comes after it.
-            sequence_value, cache = self._sequence(connection)
+            sequence_value, cache = sequence_state(connection, self._names)
             if not self._take(connection, relay, lane, owner, lease_s):
                 return None
             self._check_log(connection, relay, lane, sequence_value, cache)
@@ -111,9 +114,15 @@ class PostgreSQLStore(PostgreSQLAdmin):
                 (relay, lane),
             ).fetchone()
         if row is None:
-            raise ConfigurationError(unknown_relay(relay))
+            return self._has_gone(relay)
         holder, expired = cast("tuple[str | None, bool]", row)
         return holder is None or expired or holder == owner or is_certainly_dead(holder)
+
+    def _has_gone(self, relay: str) -> bool:
+        """Return False for a stream that is none any more; complain of an unknown relay name."""
+        if relay not in self.relays():
+            raise ConfigurationError(unknown_relay(relay))
+        return False
 
     def _refuse_standby(self, connection: psycopg.Connection) -> None:
         (standby,) = cast(
@@ -134,7 +143,7 @@ class PostgreSQLStore(PostgreSQLAdmin):
             (relay, lane),
         ).fetchone()
         if row is None:
-            raise ConfigurationError(unknown_relay(relay))
+            return self._has_gone(relay)
         holder, expired, native = cast("tuple[str | None, bool, bool]", row)
         if not native:
             raise LogInconsistent(
@@ -152,15 +161,6 @@ class PostgreSQLStore(PostgreSQLAdmin):
             (owner, lease_s, relay, lane),
         )
         return True
-
-    def _sequence(self, connection: psycopg.Connection) -> tuple[int, int]:
-        """Return the last number of the log's sequence, and its cache."""
-        sequence = self._names["outbox_message_seq"]
-        row = connection.execute(
-            f"select {LAST_VALUE}, seqcache from pg_sequence where seqrelid = %s::regclass",
-            (sequence,),
-        ).fetchone()
-        return cast("tuple[int, int]", row)
 
     def _check_log(
         self,
@@ -215,19 +215,12 @@ class PostgreSQLStore(PostgreSQLAdmin):
 
     def _plans(self, connection: psycopg.Connection, relay: str, lane: str) -> list[Plan]:
         """Return the plans not known to be delivered; the cursor's own is the first."""
-        rows = connection.execute(
-            f"""select p.plan_no, p.last::text, p.floor, p.target::text, p.target_floor,
-                       p.next_floor, p.token::text
-                  from {self._names["outbox_plan"]} as p
-                  join {self._names["outbox_cursor"]} as c using (relay, lane)
-                 where p.relay = %s and p.lane = %s and p.plan_no >= c.plan_no
-                 order by p.plan_no""",
+        row = connection.execute(
+            f"select plan_no from {self._names['outbox_cursor']} where relay = %s and lane = %s",
             (relay, lane),
-        ).fetchall()
-        plans = [
-            Plan(no, Snapshot.parse(last), floor, Snapshot.parse(target), *more)
-            for no, last, floor, target, *more in rows
-        ]
+        ).fetchone()
+        (plan_no,) = cast("tuple[int]", row or (0,))
+        plans = read_plans(connection, self._names, relay, lane, plan_no)
         if not plans:
             raise LogInconsistent(
                 f"the cursor of relay {relay!r} has no plan: rows of outbox_plan were deleted. Stop"
@@ -238,12 +231,13 @@ class PostgreSQLStore(PostgreSQLAdmin):
     def reader(self, lease: Lease) -> PostgreSQLReader:
         """Return a reader that begins at the lease's position."""
         with self.session.translated() as connection:
+            topologies = read_topologies(connection, self._names)
             plans = self._plans(connection, lease.relay, lease.lane)
         # Taking the lease was a write like the saving of a plan: the sequence was read, then the
         # transaction took an id and committed. So that value bounds what is fresh to any snapshot
         # taken since, and the first idle poll after a large backlog need not scan it once more.
         plans[-1] = replace(plans[-1], next_floor=max(plans[-1].next_floor, self._taken_at))
-        return PostgreSQLReader(self.session, self._names, lease, plans)
+        return PostgreSQLReader(self.session, self._names, lease, plans, topologies)
 
     def check_mark(self, lease: Lease, mark: Mark) -> None:
         """Raise LogInconsistent if no such plan is in the journal."""
@@ -292,6 +286,30 @@ class PostgreSQLStore(PostgreSQLAdmin):
                owner = null, lease_until = null""",
             {"batch": position.batch, "seq": position.seq},
         )
+
+    def retire(self, lease: Lease) -> None:
+        """Forget a stream that is none of the present lanes' and has delivered everything."""
+        with self.session.durable() as connection:
+            streams = read_topologies(connection, self._names)[-1].streams
+            deleted = connection.execute(
+                f"""delete from {self._names["outbox_cursor"]} as c
+                     where relay = %(relay)s and lane = %(lane)s and epoch = %(epoch)s
+                       and lane <> all(%(streams)s::text[]) and after_seq = {END}
+                       and not exists (select from {self._names["outbox_plan"]} as p
+                                        where p.relay = c.relay and p.lane = c.lane
+                                          and p.plan_no > c.plan_no)""",
+                {
+                    "relay": lease.relay,
+                    "lane": lease.lane,
+                    "epoch": lease.epoch,
+                    "streams": list(streams),
+                },
+            ).rowcount
+            if deleted:
+                connection.execute(
+                    f"delete from {self._names['outbox_plan']} where relay = %s and lane = %s",
+                    (lease.relay, lease.lane),
+                )
 
     def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
         """Remember the broker cluster this relay name publishes to."""

@@ -1,0 +1,42 @@
+"""A stream of the relay's name as one process sees it: served, or to be tried again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from outbox.relay.term import Term
+
+#: A stream that had nothing is not asked again at once while others are busy; in seconds.
+_FIRST_REST_S = 0.001
+_LONGEST_REST_S = 0.02
+
+
+@dataclass(slots=True)
+class Seat:
+    """What a relay knows of one stream; times by the relay's clock, in seconds.
+
+    `progress_at`: when it last was neither failing nor waiting for an acknowledgement.
+    `cautious`: the last term failed on the broker, and the next may do so at the same message.
+    `leaving`: the stream is to go to another process.
+    """
+
+    stream: str
+    priority: int = 0
+    term: Term | None = None
+    cautious: bool = False
+    leaving: bool = False
+    failures: int = 0
+    progress_at: float = 0.0
+    retry_at: float = float("-inf")
+    ask_at: float = float("-inf")
+    _rest_s: float = field(default=_FIRST_REST_S)
+
+    def had_nothing(self, now: float) -> None:
+        """Note that there was nothing to read."""
+        self.ask_at = now + self._rest_s
+        self._rest_s = min(self._rest_s * 2, _LONGEST_REST_S)
+
+    def had_something(self) -> None:
+        """Note that there was."""
+        self._rest_s = _FIRST_REST_S
+        self.ask_at = float("-inf")

@@ -1,0 +1,348 @@
+"""The streams that one process serves: which it takes and gives back, and whose turn it is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+
+from outbox.errors import BrokerUnavailable, OutboxError
+from outbox.publishers.base import Publisher
+from outbox.relay.backoff import Backoff
+from outbox.relay.observer import Observer
+from outbox.relay.resuming import check_cluster, claim, is_claimed, resume
+from outbox.relay.seat import Seat
+from outbox.relay.settings import RelaySettings
+from outbox.relay.sharing import share
+from outbox.relay.term import Clock, Step, Term
+from outbox.relay.turns import Turns
+from outbox.relay.voice import Voice, awaited
+from outbox.store.base import Lease, LeaseLost, Store, Stream
+from outbox.store.owner import is_certainly_dead
+
+#: Who holds nothing looks this often, in seconds, whether there is something for it; who holds
+#: something, whether it should share.
+STANDBY_INTERVAL_S = 0.2
+_SHARE_INTERVAL_S = 1.0
+
+#: A broker that has not answered for this long, in seconds, is worth a warning.
+_SILENCE_S = 1.0
+
+
+class Service:
+    """Holds terms, one for each stream. DatabaseUnavailable and what waiting cannot mend go through
+    to the caller, who then closes all; what befalls one stream does not touch the others."""
+
+    def __init__(
+        self,
+        store: Store,
+        make_publisher: Callable[[], Publisher],
+        settings: RelaySettings,
+        clock: Clock,
+        observer: Observer,
+        voice: Voice,
+    ) -> None:
+        self._store = store
+        self._make_publisher = make_publisher
+        self._settings = settings
+        self._clock = clock
+        self._observer = observer
+        self._voice = voice
+        self._backoff = Backoff()
+        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._turns = Turns()
+        self._seats: dict[str, Seat] = {}
+        self._shared_at = float("-inf")
+        self.failure: BrokerUnavailable | None = None
+
+    # What is held
+
+    @property
+    def terms(self) -> list[Term]:
+        """Return the terms of the streams that are held."""
+        return [seat.term for seat in self._seats.values() if seat.term is not None]
+
+    @property
+    def in_flight(self) -> bool:
+        """Return whether messages wait for an acknowledgement."""
+        return any(term.in_flight for term in self.terms)
+
+    @property
+    def unsaved(self) -> bool:
+        """Return whether more is confirmed than saved."""
+        return any(term.unsaved for term in self.terms)
+
+    @property
+    def trouble(self) -> str | None:
+        """Return what keeps the broker from answering, or None."""
+        return next((term.trouble for term in self.terms if term.trouble), None)
+
+    @property
+    def progress_at(self) -> float:
+        """Return when the stream that waits longest for its broker last had an answer."""
+        waiting = (
+            seat.progress_at
+            for seat in self._seats.values()
+            if (seat.term.in_flight if seat.term is not None else seat.failures)
+        )
+        return min(waiting, default=self._clock())
+
+    @property
+    def retry_at(self) -> float:
+        """Return when a stream is to be tried again, at the earliest; by the relay's clock."""
+        return min(
+            (seat.retry_at for seat in self._seats.values() if seat.term is None),
+            default=float("inf"),
+        )
+
+    @property
+    def waits_for_broker(self) -> bool:
+        """Return whether a stream is not held because the broker failed it."""
+        return any(seat.term is None and seat.failures for seat in self._seats.values())
+
+    # Taking and giving back
+
+    def begin(self) -> None:
+        """Let the time in which nothing goes on count from now."""
+        for seat in self._seats.values():
+            seat.progress_at = self._clock()
+
+    def share_if_due(self, owner: str) -> None:
+        """Look now and then which streams should be ours; take those, give back the others."""
+        now = self._clock()
+        interval_s = _SHARE_INTERVAL_S if self.terms else STANDBY_INTERVAL_S
+        if now - self._shared_at < interval_s and self.retry_at > now:
+            return
+        with self._observer.waiting("database"):
+            wanted = self._wanted(owner)
+        self._shared_at = now
+        for name, seat in list(self._seats.items()):
+            if name not in wanted and seat.term is None:
+                self._forget(name)
+            seat.leaving = name not in wanted
+        for stream in wanted.values():
+            self._take(stream, owner)
+
+    def _wanted(self, owner: str) -> dict[str, Stream]:
+        streams = self._store.streams(self._settings.name)
+        if len(streams) == 1 and (term := next(iter(self.terms), None)) is not None:
+            return {term.lane: streams[0]} if streams[0].name == term.lane else {}
+        placed = share(streams, self._candidates(owner))
+        return {stream.name: stream for stream in streams if placed[stream.name] == owner}
+
+    def _candidates(self, owner: str) -> list[str]:
+        """Return the processes to share with. Who waits for the broker is none while others do not:
+        they may reach it."""
+        seen = self._store.processes(self._settings.name, self._settings.lease_s)
+        others = [each for each in seen if each != owner and not is_certainly_dead(each)]
+        return others if others and self.waits_for_broker else [*others, owner]
+
+    def _take(self, stream: Stream, owner: str) -> None:
+        if stream.name not in self._seats:
+            self._seats[stream.name] = Seat(stream.name, progress_at=self._clock())
+        seat = self._seats[stream.name]
+        seat.priority = stream.priority
+        if seat.term is not None or seat.retry_at > self._clock():
+            return
+        try:
+            self._begin(seat, owner)
+        except LeaseLost:
+            self._lose(seat)
+        except BrokerUnavailable as error:
+            self._fail(seat, error)
+
+    def _begin(self, seat: Seat, owner: str) -> None:
+        """Take the lane if it is free, and reach the broker."""
+        name, lease_s = self._settings.name, self._settings.lease_s
+        asked_at = self._clock()
+        with self._observer.waiting("database"):
+            lease = self._store.acquire(name, seat.stream, owner, lease_s)
+        if lease is None:
+            # Who waits for another process has not been let down by the broker.
+            seat.failures = 0
+            seat.retry_at = self._clock() + STANDBY_INTERVAL_S
+            return
+        seat.term, seat.cautious = self._new_term(lease, asked_at, cautious=seat.cautious), False
+        self._voice.lane_taken(lease)
+
+    def _new_term(self, lease: Lease, asked_at: float, *, cautious: bool) -> Term:
+        publisher: Publisher | None = None
+        try:
+            publisher = self._make_publisher()
+            with self._observer.waiting("broker"):
+                cluster_id = publisher.connect(self._settings.lease_s / 2)
+            check_cluster(self._store, lease, cluster_id)
+            if is_claimed(lease, self._settings.delivery):
+                lease, asked_at = self._resume(lease, asked_at, publisher)
+            return Term(
+                self._store,
+                lease,
+                asked_at,
+                publisher,
+                self._settings,
+                self._clock,
+                cautious=cautious,
+                observer=self._observer,
+            )
+        except BaseException:
+            if publisher is not None:
+                with self._observer.waiting("broker"):
+                    publisher.close()
+            with suppress(LeaseLost, OutboxError):
+                self._store.release(lease, lease.position)
+            raise
+
+    def _resume(self, lease: Lease, asked_at: float, publisher: Publisher) -> tuple[Lease, float]:
+        """Return the lease at the latest position that is known, and when it was renewed."""
+        delivery, lease_s = self._settings.delivery, self._settings.lease_s
+        if self._clock() - asked_at > lease_s * 0.75:
+            # Who has the lane by now must not be shut out by one who comes too late.
+            raise LeaseLost(lease.relay)
+        with self._observer.waiting("broker"):
+            marks = claim(publisher, lease, delivery)
+        asked_at = self._clock()
+        return resume(self._store, lease, marks, delivery, lease_s), asked_at
+
+    # Working
+
+    def turn(self, wait_s: float) -> Step:
+        """Let one stream have a page, in turn, and all of them see what was acknowledged.
+
+        Waits up to `wait_s` for an acknowledgement where there was nothing to read.
+        """
+        read = delivered = 0
+        held = {name: seat for name, seat in self._seats.items() if seat.term is not None}
+        order = self._turns.order({name: seat.priority for name, seat in held.items()})
+        alone = len(order) == 1
+        for place, name in enumerate(order):
+            may_read = alone or (not read and held[name].ask_at <= self._clock())
+            step = self._step(held[name], wait_s if alone else 0.0, read=may_read)
+            delivered += step.delivered
+            if step.read:
+                read = step.read
+                self._turns.served(name, order[place + 1 :])
+            elif may_read:
+                self._turns.had_nothing(name)
+        if not alone and not (read or delivered) and wait_s:
+            self._await_acknowledgement(wait_s)
+        return Step(read, delivered)
+
+    def _step(self, seat: Seat, wait_s: float, *, read: bool) -> Step:
+        term = seat.term
+        if term is None:
+            return Step()
+        try:
+            step = term.step(wait_s, read=read and not seat.leaving)
+            self._note(seat, term, step, asked=read)
+            if term.ended or (seat.leaving and not term.in_flight):
+                self._give_back(seat, term)
+        except LeaseLost:
+            self._lose(seat)
+        except BrokerUnavailable as error:
+            self._fail(seat, error)
+        else:
+            return step
+        return Step()
+
+    def _note(self, seat: Seat, term: Term, step: Step, *, asked: bool) -> None:
+        if step.read:
+            seat.had_something()
+        elif asked:
+            seat.had_nothing(self._clock())
+        if step.delivered or not term.in_flight:
+            seat.failures = 0
+            self.failure = None
+            seat.progress_at = self._clock()
+            self._observer.progressed()
+            self._voice.is_well(seat.stream)
+        elif term.trouble is not None and self._clock() - seat.progress_at > _SILENCE_S:
+            self._voice.waits(seat.stream, "broker", f"Kafka does not answer: {term.trouble}")
+
+    def _await_acknowledgement(self, wait_s: float) -> None:
+        """Wait at the first stream that has something in flight; the others are looked at next."""
+        for seat in self._seats.values():
+            if seat.term is not None and seat.term.in_flight:
+                self._step(seat, min(wait_s, 0.001), read=False)
+                return
+
+    def ask_all(self) -> None:
+        """Let every stream be asked in the next turn: the relay has rested."""
+        for seat in self._seats.values():
+            seat.ask_at = float("-inf")
+
+    def save_if_due(self) -> None:
+        """Renew the leases."""
+        for seat in list(self._seats.values()):
+            if seat.term is not None:
+                try:
+                    seat.term.save_if_due()
+                except LeaseLost:
+                    self._lose(seat)
+
+    def save(self) -> None:
+        """Save what is confirmed."""
+        for seat in list(self._seats.values()):
+            if seat.term is not None and seat.term.unsaved:
+                try:
+                    seat.term.save()
+                except LeaseLost:
+                    self._lose(seat)
+
+    # Ends
+
+    def finish(self) -> None:
+        """Wait for what is in flight, as long as the leases last."""
+        for seat in list(self._seats.values()):
+            if seat.term is not None:
+                try:
+                    seat.term.finish(self._settings.drain_timeout_s)
+                except LeaseLost:
+                    self._lose(seat)
+                except BrokerUnavailable as error:
+                    self._fail(seat, error)
+
+    def close(self) -> None:
+        """Give all lanes back; never raises. What comes next begins at once."""
+        for seat in self._seats.values():
+            self._end(seat)
+            seat.retry_at = float("-inf")
+        self._shared_at = float("-inf")
+        self.failure = None
+
+    def _give_back(self, seat: Seat, term: Term) -> None:
+        ended = term.ended
+        if term.unsaved:
+            term.save()
+        if ended:
+            with self._observer.waiting("database"):
+                self._store.retire(term.lease)
+        self._end(seat)
+        why = "it is none of the log's any more" if ended else "another process is to have it"
+        self._voice.lane_given_back(seat.stream, why)
+        self._forget(seat.stream)
+
+    def _lose(self, seat: Seat) -> None:
+        self._end(seat)
+        self._voice.lane_lost(seat.stream)
+        seat.retry_at = self._clock() + STANDBY_INTERVAL_S
+
+    def _fail(self, seat: Seat, error: BrokerUnavailable) -> None:
+        """End a term on the broker's account and try again later, in small steps."""
+        self.failure = error
+        self._observer.failed(awaited(error))
+        self._end(seat)
+        seat.cautious = True
+        in_trouble = self._voice.in_trouble(seat.stream)
+        seat.failures = seat.failures + 1 if in_trouble else 1
+        seat.retry_at = self._clock() + self._backoff.delay_s(seat.failures - 1, self._random)
+        self._voice.waits(seat.stream, awaited(error), str(error))
+
+    def _end(self, seat: Seat) -> None:
+        term, seat.term = seat.term, None
+        if term is not None:
+            term.close()
+            self._observer.ended_term(seat.stream)
+
+    def _forget(self, stream: str) -> None:
+        del self._seats[stream]
+        self._voice.forget(stream)
