@@ -90,6 +90,23 @@ def change(
             if stream not in present.streams
         ],
     )
+    _move_held(connection, names, present, later)
+
+
+def _move_held(
+    connection: sqlite3.Connection, names: Names, present: Topology, later: Topology
+) -> None:
+    """Let what is held go along, so that later messages of its key still wait for it."""
+    held, log = names["outbox_held"], names["outbox_message"]
+    for lane in present.lanes.keys() - later.lanes.keys():
+        connection.execute(f"update {held} set lane = 'default' where lane = ?", (lane,))
+    for lane in later.lanes.keys() - present.lanes.keys():
+        connection.execute(
+            f"""update {held} set lane = ?
+                 where seq in (select m.seq from {held} as h join {log} as m using (seq)
+                                where m.lane = ?)""",
+            (lane, lane),
+        )
 
 
 def have_come_to(
