@@ -92,6 +92,7 @@ def test_what_is_held_arrives_afterwards_and_what_is_swallowed_never(proxy: Prox
 
 def test_connections_are_cut_and_refused(proxy: Proxy) -> None:
     with connected(proxy) as connection:
+        assert said(connection, b"first") == b"first"  # so it was accepted
         proxy.refuse()
         assert said(connection, b"still") == b"still"
         with pytest.raises(ConnectionRefusedError):
