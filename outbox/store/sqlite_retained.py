@@ -22,6 +22,7 @@ from outbox.store.retained import (
     number_before,
 )
 from outbox.store.sqlite import SQLiteStore
+from outbox.store.sqlite_lanes import condition, read_eras
 
 if TYPE_CHECKING:
     from outbox.store.held import Action
@@ -36,32 +37,43 @@ class SQLiteRetainedLog(SQLiteStore):
         return Facts(row[0], float(row[1]), time.time())
 
     def reach(self, relay: str) -> Reach:
-        """Return how far a relay name is now."""
+        """Return how far a relay name is now, on each of its lanes."""
         rows = self._rows(
-            f"""select cluster_id, after_seq, starts_at
-                  from {self._names["outbox_cursor"]} where relay = ?""",
+            f"""select lane, after_seq, cluster_id, starts_at
+                  from {self._names["outbox_cursor"]} where relay = ? order by lane""",
             (relay,),
         )
         if not rows:
             raise ConfigurationError(unknown_relay(relay))
-        return Reach(relay, rows[0][0], rows[0][1:])
+        with self._translated() as connection:
+            present = read_eras(connection, self._names)[-1]
+        waiting = [
+            f"m.seq > {after} and {condition(present.lanes, lane)}" for lane, after, *_ in rows
+        ]
+        if any(after < present.after_seq for _, after, *_ in rows):
+            # As long as lanes are changing it is not certain whose a message is.
+            waiting = [f"m.seq > {min(after for _, after, *_ in rows)}"]
+        starts_at = max((row[3] for row in rows if row[3] is not None), default=None)
+        cluster_id = next((row[2] for row in rows if row[2] is not None), None)
+        return Reach(relay, cluster_id, (" or ".join(f"({each})" for each in waiting), starts_at))
 
     def entries(self, reach: Reach, after: int, limit: int) -> list[Entry]:
         """Return the next messages behind the number `after`."""
         rows = self._rows(
             f"""select m.seq, m.id, m.topic, m.key, m.payload is null, m.created_at,
-                       {self._standing()}
+                       {self._standing(reach)}
                   from {self._names["outbox_message"]} as m
                  where m.seq > :after order by m.seq limit :limit""",
             {**_values(reach), "after": after, "limit": limit},
         )
         return [Entry(row[0], identity(row[1]), *row[2:]) for row in rows]
 
-    def _standing(self) -> str:
+    def _standing(self, reach: Reach) -> str:
         """Return how the message m stands with a relay name, as SQL with a reach's values."""
+        waiting, _ = reach.cursor
         return f"""
             case when m.created_at < :starts_at then {Standing.EARLIER:d}
-                 when m.seq > :done then {Standing.WAITING:d}
+                 when {waiting} then {Standing.WAITING:d}
                  when exists (select 1 from {self._names["outbox_held"]} as h
                                where h.relay = :relay and h.seq = m.seq) then {Standing.HELD:d}
                  else {Standing.DELIVERED:d} end"""
@@ -71,11 +83,11 @@ class SQLiteRetainedLog(SQLiteStore):
     ) -> tuple[list[Match], int | None]:
         """Look at the next `limit` messages behind the number `after`."""
         values: dict[str, object] = {**_values(reach), "after": after, "limit": limit}
-        conditions = [f"{self._standing()} = {Standing.DELIVERED:d}"]
+        conditions = [f"{self._standing(reach)} = {Standing.DELIVERED:d}"]
         for name, value in selection.given.items():
             conditions.append(_CONDITIONS[name])
             values[name] = json.dumps(value) if isinstance(value, tuple) else value
-        page = f"""select seq, created_at, id, topic, key, type,
+        page = f"""select seq, created_at, id, topic, key, type, lane,
                           {_WEIGHT} as weight
                      from {self._names["outbox_message"]}
                     where seq > :after order by seq limit :limit"""
@@ -140,8 +152,8 @@ class SQLiteRetainedLog(SQLiteStore):
 
 
 def _values(reach: Reach) -> dict[str, object]:
-    done, starts_at = reach.cursor
-    return {"relay": reach.relay, "done": done, "starts_at": starts_at}
+    _, starts_at = reach.cursor
+    return {"relay": reach.relay, "starts_at": starts_at}
 
 
 _WEIGHT = "coalesce(length(payload), 0) + coalesce(length(headers), 0) + 200"

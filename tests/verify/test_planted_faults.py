@@ -7,6 +7,7 @@ import uuid
 import pytest
 
 from outbox.errors import ConfigurationError, OutboxError
+from outbox.store.lanes import Lane
 from tests.verify.world import Parcel, World
 
 pytestmark = [pytest.mark.kafka]
@@ -452,3 +453,29 @@ def test_what_was_written_before_a_relay_name_began_is_not_missing(any_world: Wo
     topic = any_world.verdict(relay="audit")
 
     assert (topic.faults, topic.found, topic.earlier) == (0, 1, 2)
+
+
+def test_each_lane_has_progress_of_its_own(any_world: World) -> None:
+    # Given a message that is delivered, and lanes that come later
+    any_world.write("a")
+    any_world.send()
+    lanes = [Lane("default"), Lane("bulk", shards=2 if any_world.kit.has_snapshots else 1)]
+    any_world.kit.store().change_lanes(lanes)
+    any_world.write("b")
+    any_world.kit.writer().execute(
+        f"insert into outbox_message (topic, key, payload, lane)"
+        f" values ('{any_world.topic}', 'c', {_bytes(any_world)}, 'bulk')"
+    )
+
+    # When one lane has delivered and the other has not
+    any_world.send()
+    topic = any_world.verdict()
+
+    # Then what waits is not missing
+    assert (topic.faults, topic.found, topic.waiting) == (0, 2, 1)
+
+    # And what the other lane loses is
+    for stream in lanes[1].streams:
+        any_world.send(lambda _: [], stream=stream)
+    topic = any_world.verdict()
+    assert (topic.missing, topic.found, topic.waiting) == (1, 2, 0)

@@ -15,10 +15,11 @@ from outbox.headers import wire_headers
 from outbox.names import Names
 from outbox.record import Record
 from outbox.store.opening import open_retained_log
+from outbox.store.owner import new_owner
 from outbox.verify.report import Report, TopicReport
 from outbox.verify.topic import TopicReader
 from outbox.verify.verification import Scope, verify
-from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, read_all
+from tests.conformance.store_kit import LEASE_S, StoreKit, read_all
 from tests.servers.kafka_topics import KafkaServer
 
 
@@ -62,11 +63,12 @@ class World:
         tamper: Tamper = lambda parcels: parcels,
         relay: str | None = None,
         *,
+        stream: str = "default",
         saved: bool = True,
     ) -> list[Parcel]:
         """Deliver everything; return what the topic was given."""
         store = self.kit.store()
-        lease = acquire(store, relay or self.relay)
+        lease = store.acquire(relay or self.relay, stream, new_owner(), LEASE_S)
         prefix = f"{lease.log_id}/{lease.relay}/{lease.lane}"
         pages = read_all(store.reader(lease))
         parcels = [

@@ -9,6 +9,7 @@ from outbox.errors import ConfigurationError, LogInconsistent
 from outbox.record import Record
 from outbox.store.base import unknown_relay
 from outbox.store.postgresql.audit import write_audit
+from outbox.store.postgresql.lanes import condition, has_sealed, read_topologies
 from outbox.store.postgresql.session import BY_INDEX
 from outbox.store.postgresql.store import PostgreSQLStore
 from outbox.store.retained import (
@@ -24,6 +25,7 @@ from outbox.store.retained import (
 
 if TYPE_CHECKING:
     from outbox.store.held import Action
+    from outbox.store.lanes import Topology
 
 
 _WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
@@ -36,6 +38,10 @@ _CONDITIONS = {
     "types": "m.type = any(%(types)s::text[])",
     "ids": "m.id = any(%(ids)s::uuid[])",
 }
+
+
+#: What is known of a stream, as values of its conditions.
+_REACHED = ("done", "last", "target", "sealed")
 
 
 class PostgreSQLRetainedLog(PostgreSQLStore):
@@ -52,56 +58,71 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
         return Facts(*cast("tuple[str, float, float]", row))
 
     def reach(self, relay: str) -> Reach:
-        """Return how far a relay name is now."""
-        with self.session.translated() as connection:
-            rows = connection.execute(
-                f"""select c.cluster_id, c.starts_at, c.after_seq, p.last::text, p.target::text,
-                           c.xmin::text = (c.written_by::text::numeric %% 4294967296)::text
-                             and p.last is not null
-                      from {self._names["outbox_cursor"]} as c
-                      left join {self._names["outbox_plan"]} as p using (relay, lane, plan_no)
-                     where c.relay = %s order by c.lane""",
-                (relay,),
-            ).fetchall()
-        if not rows:
-            raise ConfigurationError(unknown_relay(relay))
-        cluster_id, starts_at, after_seq, last, target, native = rows[0]
-        if not native:
+        """Return how far a relay name is now, on each of its streams."""
+        with self.session.translated() as connection, connection.transaction():
+            # One moment for all of them: lanes may be about to change.
+            connection.execute("set transaction isolation level repeatable read")
+            rows = connection.execute(self._reach_sql(), (relay,)).fetchall()
+            if not rows:
+                raise ConfigurationError(unknown_relay(relay))
+            topologies = read_topologies(connection, self._names)
+            names = [row[0] for row in rows]
+            settled = has_sealed(connection, self._names, relay, names, topologies[-1].generation)
+        if not all(row[-1] for row in rows):
             raise LogInconsistent(
                 f"the cursor of relay {relay!r} was restored from a dump or copied, so nobody knows"
                 " what it has delivered. Run `outbox-relay migrate --rebase`"
             )
-        cursor = {"last": last, "target": target, "done": after_seq, "starts_at": starts_at}
-        return Reach(relay, cluster_id, cursor)
+        waiting = [
+            _waiting(number, topologies, name if settled else None)
+            for number, name in enumerate(names)
+        ]
+        values = {
+            f"{column}_{number}": value
+            for number, row in enumerate(rows)
+            for column, value in zip(_REACHED, row[3:7], strict=True)
+        }
+        starts_at = max((row[2] for row in rows if row[2] is not None), default=None)
+        cluster_id = next((row[1] for row in rows if row[1] is not None), None)
+        return Reach(relay, cluster_id, (waiting, {**values, "starts_at": starts_at}))
+
+    def _reach_sql(self) -> str:
+        return f"""
+            select c.lane, c.cluster_id, c.starts_at, c.after_seq, p.last::text, p.target::text,
+                   (select s.target::text from {self._names["outbox_plan"]} as s
+                     where s.relay = c.relay and s.lane = c.lane
+                     order by s.plan_no desc limit 1),
+                   c.xmin::text = (c.written_by::text::numeric %% 4294967296)::text
+                     and p.last is not null
+              from {self._names["outbox_cursor"]} as c
+              left join {self._names["outbox_plan"]} as p using (relay, lane, plan_no)
+             where c.relay = %s order by c.lane"""
 
     def entries(self, reach: Reach, after: int, limit: int) -> list[Entry]:
         """Return the next messages behind the number `after`."""
         with self.session.translated() as connection, connection.transaction():
             connection.execute(BY_INDEX)
             with connection.cursor(binary=True) as cursor:
+                waiting, values = reach.cursor
                 cursor.execute(
-                    self._entries_sql(),
-                    {"relay": reach.relay, "after": after, "limit": limit, **reach.cursor},
+                    f"""select m.seq, uuid_send(m.id), m.topic, m.key, m.payload is null,
+                               extract(epoch from m.created_at)::float8, {self._standing(waiting)}
+                          from {self._names["outbox_message"]} as m
+                         where m.seq > %(after)s::bigint order by m.seq limit %(limit)s::bigint""",
+                    {"relay": reach.relay, "after": after, "limit": limit, **values},
                 )
                 return [Entry._make(row) for row in cursor]
 
-    def _entries_sql(self) -> str:
-        return f"""
-            select m.seq, uuid_send(m.id), m.topic, m.key, m.payload is null,
-                   extract(epoch from m.created_at)::float8, {self._standing()}
-              from {self._names["outbox_message"]} as m
-             where m.seq > %(after)s::bigint order by m.seq limit %(limit)s::bigint"""
+    def _standing(self, waiting: Sequence[str]) -> str:
+        """Return how the message m stands with a relay name, as SQL with a reach's values.
 
-    def _standing(self) -> str:
-        """Return how the message m stands with a relay name, as SQL with a reach's values."""
+        It waits if any stream has it still to deliver.
+        """
         held = f"""exists (select from {self._names["outbox_held"]} as h
                             where h.relay = %(relay)s and h.seq = m.seq)"""
-        delivered = """pg_visible_in_snapshot(m.xid, %(last)s::pg_snapshot)
-                       or (m.seq <= %(done)s::bigint
-                           and pg_visible_in_snapshot(m.xid, %(target)s::pg_snapshot))"""
         return f"""
             case when m.created_at < %(starts_at)s::timestamptz then {Standing.EARLIER:d}
-                 when not ({delivered}) then {Standing.WAITING:d}
+                 when {" or ".join(waiting)} then {Standing.WAITING:d}
                  when {held} then {Standing.HELD:d}
                  else {Standing.DELIVERED:d} end"""
 
@@ -109,9 +130,10 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
         self, reach: Reach, selection: Selection, after: int, limit: int
     ) -> tuple[list[Match], int | None]:
         """Look at the next `limit` messages behind the number `after`."""
-        conditions = [f"{self._standing()} = {Standing.DELIVERED:d}"]
+        waiting, reached = reach.cursor
+        conditions = [f"{self._standing(waiting)} = {Standing.DELIVERED:d}"]
         conditions += [_CONDITIONS[name] for name in selection.given]
-        values = {"relay": reach.relay, "after": after, "limit": limit, **reach.cursor}
+        values = {"relay": reach.relay, "after": after, "limit": limit, **reached}
         values |= {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in selection.given.items()
@@ -120,7 +142,8 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
             connection.execute(BY_INDEX)
             rows = connection.execute(
                 f"""with m as materialized (
-                        select seq, xid, created_at, id, topic, key, type, {_WEIGHT} as weight
+                        select seq, xid, created_at, id, topic, key, type, lane,
+                               {_WEIGHT} as weight
                           from {self._names["outbox_message"]}
                          where seq > %(after)s::bigint order by seq limit %(limit)s::bigint)
                     select seq, topic, weight from m where {" and ".join(conditions)}
@@ -180,3 +203,30 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
                 return cast("tuple[int, float] | None", found)
 
             return number_before(moment, lowest, highest, look)
+
+
+def _waiting(number: int, topologies: Sequence[Topology], stream: str | None) -> str:
+    """Return the condition of what a stream has still to deliver of the message m.
+
+    `stream` None: as long as lanes are changing it is not certain whose a message is, so it waits
+    for all of them.
+    """
+    terms = [
+        f"""not (pg_visible_in_snapshot(m.xid, %(last_{number})s::pg_snapshot)
+                 or (m.seq <= %(done_{number})s::bigint
+                     and pg_visible_in_snapshot(m.xid, %(target_{number})s::pg_snapshot)))"""
+    ]
+    if stream is not None:
+        terms.append(_belongs(number, topologies, stream))
+    return f"({' and '.join(terms)})"
+
+
+def _belongs(number: int, topologies: Sequence[Topology], stream: str) -> str:
+    """Return the condition of the rows that are a stream's; of a former one what is in its seal."""
+    known = next((each for each in reversed(topologies) if stream in each.streams), None)
+    if known is None:
+        return "false"
+    rows = condition(known.selection(stream), "m") or "true"
+    if known is topologies[-1]:
+        return rows
+    return f"{rows} and pg_visible_in_snapshot(m.xid, %(sealed_{number})s::pg_snapshot)"
