@@ -37,6 +37,10 @@ Examples:
   outbox-relay run --name audit --log-format json"""
 
 
+#: What a drain ends with that left messages behind, held.
+CHECK_FAILED = 6
+
+
 @click.command(epilog=EPILOG)
 @click.option("--drain", is_flag=True, help="Deliver what is committed now, then stop.")
 @log_options
@@ -53,7 +57,10 @@ Examples:
 @setting("delivery")
 @setting("name")
 @database_options
-def run(*, drain: bool, log_format: str, log_level: str, **flags: object) -> None:
+@click.pass_context
+def run(
+    ctx: click.Context, /, *, drain: bool, log_format: str, log_level: str, **flags: object
+) -> None:
     """Move messages from the log to Kafka until told to stop.
 
     Waits for servers that are away. SIGTERM and SIGINT let it see the acknowledgements of what is
@@ -82,6 +89,24 @@ def run(*, drain: bool, log_format: str, log_level: str, **flags: object) -> Non
     ):
         relay.run(stop, drain=drain)
     _say_what_was_done(monitor)
+    if drain and _says_what_is_held(settings):
+        ctx.exit(CHECK_FAILED)
+
+
+def _says_what_is_held(settings: Settings) -> bool:
+    from outbox.cli.waiting import connected_store
+
+    with connected_store(settings) as store:
+        counts = store.held_admin().counts(settings.name)
+    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    if told:
+        logger.warning(
+            "messages of relay %s are held: %s; see `outbox-relay held list`",
+            settings.name,
+            told,
+            extra={"event": "relay.held"},
+        )
+    return bool(told)
 
 
 def _say_what_was_done(monitor: RelayMonitor) -> None:
@@ -139,6 +164,7 @@ def _relay(settings: Settings, observer: Observer, waker: Waker) -> Relay:
             lease_s=settings.lease,
             drain_timeout_s=settings.drain_timeout,
             connect_timeout_s=settings.connect_timeout,
+            retry=settings.retry,
         ),
         observer=observer,
         waker=waker,

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from outbox.encoding.misfit import Misfit
+from outbox.encoding.registry import RegistryUnavailable
 from outbox.errors import MessageRefused
 from outbox.publishers.base import Delivery, Publisher
+from outbox.publishers.refusing import each_or_refused
 from outbox.record import Record
 
 if TYPE_CHECKING:
@@ -47,22 +49,11 @@ class EncodingPublisher:
         check: Callable[[], None],
     ) -> None:
         """Encode a page, and hand it on when all of it could be encoded."""
-        encoded = []
-        for index, record in enumerate(records):
-            if not index % _CHECK_EVERY:
-                check()
-            encoded.append(self._encoded(Record(*record)))
+        encoding = _Encoding(self._encodings, check)
+        encoded = each_or_refused(records, encoding.encode)
+        if encoding.failure is not None:
+            raise encoding.failure
         self._inner.publish(encoded, position_prefix, delivery, check)
-
-    def _encoded(self, record: Record) -> Record:
-        try:
-            return self._encodings.apply(record)
-        except Misfit as error:
-            raise MessageRefused(
-                f"message {record.id} for topic {record.topic!r} cannot be encoded"
-                f"{self._encodings.in_words(record)}: {error}. The relay stops here so that the "
-                "order is kept; nothing is lost"
-            ) from error
 
     def poll(self, timeout_s: float) -> None:
         """Report what became of messages."""
@@ -80,3 +71,35 @@ class EncodingPublisher:
     def close(self) -> None:
         """Give up whatever was not sent."""
         self._inner.close()
+
+
+class _Encoding:
+    """The encoding of one page. `failure`: the topics whose schemas cannot be had now."""
+
+    def __init__(self, encodings: Encodings, check: Callable[[], None]) -> None:
+        self._encodings = encodings
+        self._check = check
+        self._count = 0
+        self.failure: RegistryUnavailable | None = None
+        self._topics: dict[str, str] = {}
+
+    def encode(self, record: Record) -> Record:
+        """Return the record as it goes on the wire. Raises MessageRefused."""
+        if not self._count % _CHECK_EVERY:
+            self._check()
+        self._count += 1
+        record = Record(*record)
+        if record.topic in self._topics:  # the registry may take its time to say nothing
+            return record
+        try:
+            return self._encodings.apply(record)
+        except Misfit as error:
+            raise MessageRefused(
+                f"message {record.id} for topic {record.topic!r} cannot be encoded"
+                f"{self._encodings.in_words(record)}: {error}"
+            ) from error
+        except RegistryUnavailable as error:
+            self._topics[record.topic] = str(error)
+            error.topics = self._topics
+            self.failure = self.failure or error
+            return record

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from outbox.config.registry_properties import shown_url
@@ -35,7 +36,12 @@ _REFUSES = frozenset({400, 409, 422})
 
 
 class RegistryUnavailable(BrokerUnavailable):
-    """The schema registry cannot be reached, or does not have the schema yet."""
+    """The schema registry cannot be reached, or does not have the schema yet.
+
+    `topics`: which topics cannot be written to therefore, and why, where that is known.
+    """
+
+    topics: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

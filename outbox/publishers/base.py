@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, cast
 
-from outbox.errors import BrokerUnavailable
+from outbox.errors import BrokerUnavailable, MessageRefused
 from outbox.record import Record
 
 
@@ -17,7 +17,34 @@ class DeliveryFailed(BrokerUnavailable):
 
 
 class TopicUnavailable(BrokerUnavailable):
-    """A topic does not exist or may not be written to; it may yet."""
+    """A topic does not exist or may not be written to; it may yet.
+
+    `topics`: why, for each topic that is known to be so.
+    """
+
+    def __init__(self, message: str, topics: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.topics = {} if topics is None else topics
+
+
+class TopicLost(DeliveryFailed, TopicUnavailable):
+    """A message was sent, and its topic did not take it."""
+
+
+class PageRefused(MessageRefused):
+    """Some messages of a page would be refused; nothing of the page was sent.
+
+    `reasons`: why, by their indexes in the page.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__(next(iter(reasons.values())))
+        self.reasons = reasons
+
+
+def unavailable_topics(error: Exception) -> Mapping[str, str]:
+    """Return the topics that an error is about, and why; none for an error of another kind."""
+    return cast("Mapping[str, str]", getattr(error, "topics", {}))
 
 
 class Fenced(BrokerUnavailable):
@@ -72,7 +99,8 @@ class Publisher(Protocol):
 
         What became of messages is reported from within this, `poll` and `flush` only. `check` is
         called every few hundred messages and may raise, to stop in the middle. Raises
-        MessageRefused, having sent nothing of the page, for a message the broker would refuse;
+        PageRefused, or TopicUnavailable that names topics, for what the broker would refuse: then
+        nothing of the page was sent, the publisher is still of use, and may be given the rest;
         BrokerUnavailable; and what `poll` raises.
         """
 

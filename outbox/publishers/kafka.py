@@ -14,7 +14,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from outbox.errors import BrokerUnavailable, MessageRefused
-from outbox.headers import WireHeaders, wire_headers
+from outbox.headers import WireHeaders
 from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.publishers.cold import ColdPartitions
 from outbox.publishers.faults import Fault, fault_of
@@ -27,6 +27,7 @@ from outbox.publishers.librdkafka import (
     make_producer,
     sentence_of,
 )
+from outbox.publishers.refusing import failure_of, wires_of
 from outbox.publishers.topics import TopicLimits
 from outbox.record import Record
 from outbox.tracing import end_send_span, start_send_span, tracing_is_on
@@ -167,7 +168,7 @@ class KafkaPublisher:
         self._topics.meet(set(map(_topic, records)), self._producer)
         if self._topics.smallest_batch < int(str(self._properties.get("batch.size", 1_000_000))):
             self._rebuild(check)
-        self._topics.refuse_oversized(records, wires)
+        self._topics.refuse(records, wires)
 
     def _wait_for_acknowledgements(self, check: Callable[[], None]) -> None:
         """Wait, but not for long: meanwhile nobody renews the lease or looks for a signal."""
@@ -276,9 +277,7 @@ class KafkaPublisher:
         name = error_name(error)
         if name == "_FATAL":
             return self._diagnosis(error)
-        sentence = f"message {record.id} for topic {record.topic!r}: {sentence_of(error)}"
-        kind = MessageRefused if fault_of(name) is Fault.MESSAGE else DeliveryFailed
-        return kind(sentence)
+        return failure_of(record, sentence_of(error), fault_of(name))
 
     def _diagnosis(self, error: Exception) -> Exception:
         """Return why the producer broke. The news that it did overtakes the report on the message
@@ -344,9 +343,7 @@ class KafkaPublisher:
         on one, those that were in its queue may be reported before it."""
         refused = fault is Fault.MESSAGE
         if self._failure is None or (refused and not isinstance(self._failure, MessageRefused)):
-            record = Record(*page.records[index])
-            sentence = f"message {record.id} for topic {record.topic!r}: {reason}"
-            self._failure = MessageRefused(sentence) if refused else DeliveryFailed(sentence)
+            self._failure = failure_of(Record(*page.records[index]), reason, fault)
 
 
 class _SentPage:
@@ -375,16 +372,3 @@ class _SentPage:
     def end_span(self, index: int, message: Any, error: str | None) -> None:
         if (span := self.spans.pop(index, None)) is not None:
             end_send_span(span, message.partition(), message.offset(), error)
-
-
-def wires_of(records: list[Record], position_prefix: str) -> list[WireHeaders]:
-    """Return the headers of each message. Raises MessageRefused for headers that are none."""
-    if not position_prefix:
-        return [
-            wire_headers(id_, type_, content, parent, state, None, headers)
-            for _, id_, _, _, _, type_, content, headers, parent, state, _ in records
-        ]
-    return [
-        wire_headers(id_, type_, content, parent, state, f"{position_prefix}{seq}", headers)
-        for seq, id_, _, _, _, type_, content, headers, parent, state, _ in records
-    ]

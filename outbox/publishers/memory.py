@@ -10,6 +10,7 @@ from typing import Any
 
 from outbox.headers import wire_headers
 from outbox.publishers.base import Delivery, DeliveryFailed
+from outbox.publishers.refusing import each_or_refused
 from outbox.record import Record
 
 _CHECK_EVERY = 256
@@ -86,7 +87,9 @@ class MemoryPublisher:
         check: Callable[[], None],
     ) -> None:
         """Keep the messages until the next poll."""
-        messages = [as_published(Record(*record), position_prefix) for record in records]
+        messages = each_or_refused(
+            records, lambda record: as_published(Record(*record), position_prefix)
+        )
         for index, message in enumerate(messages):
             if not index % _CHECK_EVERY:
                 check()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from outbox.errors import BrokerUnavailable, MessageRefused
+from outbox.errors import BrokerUnavailable
 from outbox.headers import WireHeaders
-from outbox.publishers.base import TopicUnavailable
+from outbox.publishers.base import PageRefused, TopicUnavailable
 from outbox.publishers.sizes import batch_size, client_size
 from outbox.record import Record, payload_sizes
 
@@ -22,6 +23,9 @@ _CLIENTS_DEFAULT = 1_000_000
 
 #: Room for what Kafka adds: the batch's header (61 bytes), the record's own lengths.
 _OVERHEAD = 512
+
+#: A topic's settings are asked for again, before a message is refused, after so many seconds.
+_FRESH_S = 1.0
 
 #: Well within a lease: the relay cannot renew it while it waits for an answer.
 _ASK_TIMEOUT_S = 2.0
@@ -40,7 +44,9 @@ class TopicLimits:
         self._partitions: dict[str, int] = {}
         self._can_ask = True
         self._asked: set[str] = set()
+        self._asked_at: dict[str, float] = {}
         self._limits: dict[str, int] = {}
+        self._compacted: set[str] = set()
 
     @property
     def smallest_batch(self) -> int:
@@ -60,17 +66,20 @@ class TopicLimits:
         return self._partitions.get(topic)
 
     def meet(self, topics: set[str], client: Any) -> None:
-        """Look up topics not met before. Raises TopicUnavailable for one that does not exist."""
+        """Look up topics not met before. Raises TopicUnavailable for those that do not exist."""
         new = topics - self._asked
         if not new:
             return
-        for topic in sorted(new - self._partitions.keys()):
-            self._look_up(topic, client)
+        reasons = {topic: self._look_up(topic, client) for topic in new - self._partitions.keys()}
+        missing = {topic: reason for topic, reason in sorted(reasons.items()) if reason}
+        if missing:
+            raise TopicUnavailable(next(iter(missing.values())), missing)
         if self._can_ask:
-            self._limits.update(self._ask_limits(sorted(new)))
+            self._ask_settings(sorted(new))
         self._asked |= new
 
-    def _look_up(self, topic: str, client: Any) -> None:
+    def _look_up(self, topic: str, client: Any) -> str | None:
+        """Return why a topic cannot be written to, None if it can."""
         from confluent_kafka import KafkaException
 
         try:
@@ -80,61 +89,93 @@ class TopicLimits:
                 f"Kafka did not answer a question about topic {topic!r}: {error.args[0].str()}"
             ) from error
         if found.error is not None and not self._creates:
-            raise TopicUnavailable(
+            return (
                 f"topic {topic!r}: {found.error.str().removeprefix('Broker: ')}; create the topic "
                 "or grant the relay the right to write to it. Nothing is lost meanwhile"
             )
         if found.error is None:
             self._partitions[topic] = len(found.partitions)
+        return None
 
-    def _ask_limits(self, topics: list[str]) -> dict[str, int]:
-        """Return `max.message.bytes` of topics, but for those that we may not ask about."""
+    def _ask_settings(self, topics: list[str]) -> None:
+        """Ask how large messages may be, and whether they need keys, where we may ask that."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient, ConfigResource
 
+        self._asked_at |= dict.fromkeys(topics, time.monotonic())
         admin = AdminClient(connection_properties(self._properties))
         resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
-        limits = {}
         futures = admin.describe_configs(resources, request_timeout=_ASK_TIMEOUT_S)
         for resource, future in futures.items():
             try:
-                limits[resource.name] = int(future.result()["max.message.bytes"].value)
+                settings = future.result()
+                self._limits[resource.name] = int(settings["max.message.bytes"].value)
+                if "compact" in str(settings["cleanup.policy"].value).split(","):
+                    self._compacted.add(resource.name)
             except (KafkaException, KeyError, ValueError, TypeError) as error:
-                logger.debug("max.message.bytes of %s cannot be read: %s", resource.name, error)
-        return limits
+                logger.debug("settings of %s cannot be read: %s", resource.name, error)
 
-    def refuse_oversized(self, records: list[Record], wires: list[WireHeaders]) -> None:
-        """Raise MessageRefused for a message that its topic, or the client, does not take.
+    def refuse(self, records: list[Record], wires: list[WireHeaders]) -> None:
+        """Raise PageRefused for messages that their topic, or the client, does not take.
 
         Where messages are compressed, or the topic's limit is not known, the broker has the last
         word. `wires`: the headers of each message.
         """
         # Sizes are taken to the byte only of what may be too large; headers alone never make it so.
         suspicious = min([self._client_limit, *self._limits.values()]) // 2
-        if max(payload_sizes(records), default=0) <= suspicious:
+        sizes = list(payload_sizes(records))
+        if max(sizes, default=0) <= suspicious and not self._compacted:
             return
-        for record, wire in zip(records, wires, strict=True):
-            payload = record[4]
-            if payload is not None and len(payload) > suspicious:
-                self._refuse_if_oversized(record, wire)
+        suspects = [index for index, size in enumerate(sizes) if size > suspicious]
+        if not self._reasons(records, wires, suspects):
+            return
+        # Somebody may have changed the topic since we asked.
+        self._ask_again({record[2] for record in records})
+        if reasons := self._reasons(records, wires, suspects):
+            raise PageRefused(reasons)
 
-    def _refuse_if_oversized(self, record: Record, wire: WireHeaders) -> None:
+    def _ask_again(self, topics: set[str]) -> None:
+        latest = time.monotonic() - _FRESH_S
+        old = [topic for topic in topics if self._asked_at.get(topic, latest) < latest]
+        if old:
+            self._compacted.difference_update(old)
+            self._ask_settings(sorted(old))
+
+    def _reasons(
+        self, records: list[Record], wires: list[WireHeaders], suspects: list[int]
+    ) -> dict[int, str]:
+        oversized = {index: self._why_oversized(records[index], wires[index]) for index in suspects}
+        reasons = {index: reason for index, reason in oversized.items() if reason}
+        return reasons | (self._without_keys(records) if self._compacted else {})
+
+    def _without_keys(self, records: list[Record]) -> dict[int, str]:
+        return {
+            index: (
+                f"message {record[1]} has no key, and topic {record[2]!r} is compacted: it takes "
+                "no message without one. Write it with a key, or change the topic's cleanup.policy"
+            )
+            for index, record in enumerate(records)
+            if record[3] is None and record[2] in self._compacted
+        }
+
+    def _why_oversized(self, record: Record, wire: WireHeaders) -> str | None:
         _, id_, topic, *_ = record
         if (size := client_size(record, wire)) > self._client_limit:
-            raise MessageRefused(
+            return (
                 f"message {id_} for topic {topic!r} is too large for the relay's message.max.bytes:"
                 f" {size} bytes with key and headers, {self._client_limit} are allowed. Raise"
-                f" message.max.bytes. {_NOTHING_IS_LOST}"
+                " message.max.bytes"
             )
         limit = self._limits.get(topic)
         if limit is None or self._compresses:
-            return
+            return None
         if (size := batch_size(record, wire)) > limit:
-            raise MessageRefused(
+            return (
                 f"message {id_} is too large for topic {topic!r}: {size} bytes with key and"
                 f" headers, the topic takes {limit}. Raise the topic's max.message.bytes (and the"
-                f" relay's message.max.bytes). {_NOTHING_IS_LOST}"
+                " relay's message.max.bytes)"
             )
+        return None
 
 
 def connection_properties(properties: Mapping[str, object]) -> dict[str, object]:
@@ -145,8 +186,6 @@ def connection_properties(properties: Mapping[str, object]) -> dict[str, object]
         if name in _CONNECTION_KEYS or name.split(".")[0] in ("ssl", "sasl", "security")
     }
 
-
-_NOTHING_IS_LOST = "The relay stops here so that the order is kept; nothing is lost"
 
 _CONNECTION_KEYS = frozenset(
     {

@@ -18,7 +18,7 @@ from outbox.headers import WireHeaders
 from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.publishers.faults import Fault, fault_of
 from outbox.publishers.fencing import fenced, is_fenced, take_over
-from outbox.publishers.kafka import DEFAULTS, OWNED, wires_of
+from outbox.publishers.kafka import DEFAULTS, OWNED
 from outbox.publishers.librdkafka import (
     Complaint,
     abandon,
@@ -27,6 +27,7 @@ from outbox.publishers.librdkafka import (
     make_producer,
     sentence_of,
 )
+from outbox.publishers.refusing import wires_of
 from outbox.publishers.topics import TopicLimits
 from outbox.publishers.transaction import PreparedPage, Transaction
 from outbox.record import Record
@@ -164,7 +165,7 @@ class TransactionalPublisher:
                 f"a topic takes batches of {smallest} bytes at most, so a producer is needed that"
                 " makes smaller ones"
             )
-        self._topics.refuse_oversized(records, wires)
+        self._topics.refuse(records, wires)
 
     @property
     def _address(self) -> str:

@@ -76,7 +76,7 @@ class Relay:
     # One pass, for tests, cron jobs and embedding
 
     def run_once(self) -> Pass:
-        """Send what is committed now and wait until it is acknowledged and saved.
+        """Send what is committed now and wait until it is acknowledged and saved, or held.
 
         Keeps its lanes until `close`. Raises DatabaseUnavailable, BrokerUnavailable (also when no
         acknowledgement came for `connect_timeout_s`), MessageRefused or ConfigurationError; calling
@@ -97,14 +97,17 @@ class Relay:
             self._scheduler.begin_anew()
         read = delivered = 0
         while self._service.terms:
+            refusals = self._service.refusals
             self._service.ask_all()
             step = self._service.turn(0.05)
             self._raise_failure()
+            self._service.share_if_due(self._owner)
             self._keep_house()
             self._give_up_if_stalled()
             read += step.read
             delivered += step.delivered
-            if step.idle and not self._service.in_flight:
+            is_done = step.idle and refusals == self._service.refusals
+            if is_done and not self._service.in_flight:
                 self._service.save()
                 return Pass(read, delivered, held_by_another=not self._service.terms)
         return Pass(read, delivered, held_by_another=True)

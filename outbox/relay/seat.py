@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from outbox.relay.holding import Holding
 from outbox.relay.term import Term
 
 #: A stream that had nothing is not asked again at once while others are busy; in seconds.
@@ -21,6 +22,7 @@ class Seat:
     """
 
     stream: str
+    holding: Holding
     priority: int = 0
     term: Term | None = None
     cautious: bool = False

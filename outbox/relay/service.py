@@ -6,9 +6,10 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 
-from outbox.errors import BrokerUnavailable, OutboxError
+from outbox.errors import BrokerUnavailable, MessageRefused, OutboxError
 from outbox.publishers.base import Publisher
 from outbox.relay.backoff import Backoff
+from outbox.relay.holding import Holding
 from outbox.relay.observer import Observer
 from outbox.relay.resuming import check_cluster, claim, is_claimed, resume
 from outbox.relay.seat import Seat
@@ -54,6 +55,8 @@ class Service:
         self._seats: dict[str, Seat] = {}
         self._shared_at = float("-inf")
         self.failure: BrokerUnavailable | None = None
+        #: How many terms ended since the broker refused what they had sent.
+        self.refusals = 0
 
     # What is held
 
@@ -139,7 +142,8 @@ class Service:
 
     def _take(self, stream: Stream, owner: str) -> None:
         if stream.name not in self._seats:
-            self._seats[stream.name] = Seat(stream.name, progress_at=self._clock())
+            holding = Holding(self._store.held, self._settings.retry, self._clock, self._random)
+            self._seats[stream.name] = Seat(stream.name, holding, progress_at=self._clock())
         seat = self._seats[stream.name]
         seat.priority = stream.priority
         if seat.term is not None or seat.retry_at > self._clock():
@@ -162,10 +166,10 @@ class Service:
             seat.failures = 0
             seat.retry_at = self._clock() + STANDBY_INTERVAL_S
             return
-        seat.term, seat.cautious = self._new_term(lease, asked_at, cautious=seat.cautious), False
+        seat.term, seat.cautious = self._new_term(seat, lease, asked_at), False
         self._voice.lane_taken(lease)
 
-    def _new_term(self, lease: Lease, asked_at: float, *, cautious: bool) -> Term:
+    def _new_term(self, seat: Seat, lease: Lease, asked_at: float) -> Term:
         publisher: Publisher | None = None
         try:
             publisher = self._make_publisher()
@@ -181,8 +185,9 @@ class Service:
                 publisher,
                 self._settings,
                 self._clock,
-                cautious=cautious,
+                cautious=seat.cautious,
                 observer=self._observer,
+                holding=seat.holding,
             )
         except BaseException:
             if publisher is not None:
@@ -240,9 +245,19 @@ class Service:
             self._lose(seat)
         except BrokerUnavailable as error:
             self._fail(seat, error)
+        except MessageRefused:
+            if not seat.holding.enabled:
+                raise
+            self._begin_anew(seat)
         else:
             return step
         return Step()
+
+    def _begin_anew(self, seat: Seat) -> None:
+        """End a term that sent what the broker refuses: sent alone, it is found, and held."""
+        self._end(seat)
+        seat.cautious, seat.retry_at = True, float("-inf")
+        self.refusals += 1
 
     def _note(self, seat: Seat, term: Term, step: Step, *, asked: bool) -> None:
         if step.read:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from outbox.config.retry_rules import RetryRules
 from outbox.errors import ConfigurationError
 from outbox.names import check_name
 from outbox.record import DeliveryMode
@@ -19,6 +20,7 @@ class RelaySettings:
     with a relay that has died. `drain_timeout_s`: how long a relay that is told to stop waits for
     acknowledgements. `connect_timeout_s`: after how long a drain gives up on servers that are away.
     `prune_interval_s`: how often it looks for old messages to remove.
+    `retry`: what becomes of messages that cannot be sent; None: the relay ends at the first one.
     `in_flight_messages` bounds what a frozen relay can send when it wakes up, and what is sent
     again after a crash; exactly once, where neither can happen, twice as many may be on their way,
     so that a page is prepared while a transaction ends.
@@ -37,6 +39,7 @@ class RelaySettings:
     page_bytes: int = 4 * _MIB
     in_flight_messages: int = 10_000
     in_flight_bytes: int = 16 * _MIB
+    retry: RetryRules | None = field(default_factory=RetryRules)
 
     def __post_init__(self) -> None:
         check_name("relay", self.name)

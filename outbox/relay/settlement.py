@@ -58,6 +58,20 @@ class InFlight:
         self.bytes += sent.bytes
         return sent
 
+    def take_back(self, sent: SentPage) -> None:
+        """Forget a page of which nothing was sent."""
+        self._pages.remove(sent)
+        self.messages -= len(sent.page.records)
+        self.bytes -= sent.bytes
+
+    @property
+    def only_one(self) -> tuple[SentPage, int] | None:
+        """Return the one message that is not acknowledged, by its page and index, if it is one."""
+        waiting = [sent for sent in self._pages if sent.remaining]
+        if len(waiting) != 1 or waiting[0].remaining != 1:
+            return None
+        return waiting[0], waiting[0].acked.find(0)
+
     def has_before(self, sent: SentPage) -> bool:
         """Return whether pages sent before this one wait for an acknowledgement."""
         return bool(self._pages) and self._pages[0] is not sent

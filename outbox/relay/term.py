@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from outbox.errors import BrokerUnavailable, MessageRefused, OutboxError
-from outbox.publishers.base import Fenced, Publisher
-from outbox.record import Page
+from outbox.publishers.base import (
+    DeliveryFailed,
+    Fenced,
+    PageRefused,
+    Publisher,
+    unavailable_topics,
+)
+from outbox.record import Page, Position, Record
+from outbox.relay.held import Attempt, Division
+from outbox.relay.holding import Holding
 from outbox.relay.observer import Observer, Unobserved
 from outbox.relay.settings import RelaySettings
 from outbox.relay.settlement import InFlight, SentPage
@@ -19,6 +28,9 @@ from outbox.store.base import Lease, LeaseLost, Store
 logger = logging.getLogger("outbox.relay")
 
 Clock = Callable[[], float]
+
+#: How long to wait for the acknowledgement of what is tried again, in seconds.
+_ATTEMPT_S = 5.0
 
 #: An acknowledgement that has not come after so long, in seconds, is worth a warning.
 _LONG_S = 5.0
@@ -61,6 +73,7 @@ class Term:
         *,
         cautious: bool = False,
         observer: Observer | None = None,
+        holding: Holding | None = None,
     ) -> None:
         """`leased_at`: this process's clock, read before the lease was asked for.
 
@@ -82,6 +95,10 @@ class Term:
         # attempt.
         self._limit = settings.in_flight_messages * (2 if publisher.transactional else 1)
         self._allowed = 1 if cautious else self._limit
+        self._holding = holding or Holding(store.held, None, clock, random.Random())  # noqa: S311 - spreads retries
+        self._holding.begin(lease, cautious=cautious)
+        self._has_tried = False
+        self._mark = ""
         self._prefix = f"{lease.log_id}/{lease.relay}/{lease.lane}/"
 
     def step(self, wait_s: float, *, read: bool = True) -> Step:
@@ -91,7 +108,14 @@ class Term:
         it only looks.
         """
         self.check_lease()
-        page = self._read() if read and self._has_room else None
+        is_due = read and self._holding.is_due and not self._has_tried
+        self._has_tried &= not read  # in between the log has its turn
+        if is_due and not self._in_flight:
+            step = self._try_again()
+            if step is not None:
+                return step
+            is_due = False
+        page = self._read() if read and self._has_room and not is_due else None
         if page is not None:
             # Finding it may have taken longer than the lease lasts by our clock. Without this a
             # relay would throw away what was found slowly, and look for it again, for ever.
@@ -106,8 +130,12 @@ class Term:
         return Step(len(page.records) if page is not None else 0, delivered)
 
     def _poll(self, wait_s: float) -> None:
-        with self._at_the_broker():
-            self._publisher.poll(wait_s)
+        try:
+            with self._at_the_broker():
+                self._publisher.poll(wait_s)
+        except (BrokerUnavailable, MessageRefused) as error:
+            self._hold_guilty(error)
+            raise
 
     @contextmanager
     def _at_the_broker(self) -> Iterator[None]:
@@ -188,18 +216,117 @@ class Term:
             return self._reader.read(self._page_messages, self._settings.page_bytes)
 
     def _send(self, page: Page) -> None:
-        sent = self._in_flight.add(page, self._clock())
-        if not page.records:
-            return
-        self._observer.sent(page)
-        try:
-            with self._at_the_broker():
-                self._publisher.publish(
-                    list(page.records), f"{self._prefix}{page.batch}/", sent, self.check_lease
-                )
-        except (BrokerUnavailable, MessageRefused):
+        """Send a page but for what cannot be sent, which is held before the rest goes."""
+        self._mark = page.mark or self._mark
+        division = self._holding.sift(page.records)
+        while True:
+            if division is not None:
+                page = self._hold(page, division)
+            sent = self._in_flight.add(page, self._clock())
+            if not page.records:
+                return
+            try:
+                self._publish(sent)
+            except (BrokerUnavailable, MessageRefused) as error:
+                division = self._refused(sent, error)
+            else:
+                self._observer.sent(page)
+                return
+
+    def _publish(self, sent: SentPage) -> None:
+        with self._at_the_broker():
+            self._publisher.publish(
+                list(sent.page.records),
+                f"{self._prefix}{sent.page.batch}/",
+                sent,
+                self.check_lease,
+            )
+
+    def _refused(self, sent: SentPage, error: BrokerUnavailable | MessageRefused) -> Division:
+        """Return what is to be held of a page that was refused before any of it was sent.
+
+        Raises the error where it is about something else.
+        """
+        records, topics = sent.page.records, unavailable_topics(error)
+        reasons = _reasons(error, len(records))
+        if not self._holding.enabled or not (reasons or topics):
             self._wait_for_pages_before(sent)
+            raise error
+        self._in_flight.take_back(sent)
+        return self._holding.refused(records, reasons, topics)
+
+    def _hold(self, page: Page, division: Division) -> Page:
+        """Hold a part of a page; return the rest of it."""
+        self._move(lambda position: self._holding.hold(division, position, self._lease_s))
+        for _ in range(division.refused):
+            self._observer.refused()
+        return replace(page, records=division.sent)
+
+    def _hold_guilty(self, error: BrokerUnavailable | MessageRefused) -> None:
+        """Hold what was refused after it was sent, if it is certain which message that is."""
+        if not self._holding.enabled:
+            return
+        self._holding.close_topics(unavailable_topics(error))
+        only = self._in_flight.only_one
+        if only is None or not isinstance(error, MessageRefused):
+            return
+        sent, index = only
+        division = self._holding.refused([Record(*sent.page.records[index])], {0: str(error)}, {})
+        self._hold(sent.page, division)
+        sent.acknowledged(index)
+
+    # What is held and tried again
+
+    def _try_again(self) -> Step | None:
+        """Send a few held messages, with nothing else on its way, and see what becomes of them.
+
+        Returns None if none are due.
+        """
+        self._has_tried = True
+        with self._observer.waiting("database"):
+            group = self._holding.choose()
+        if not group:
+            return None
+        if self.unsaved:
+            self.save()  # what is sent has no position of its own, and keeps none at the broker
+        attempt = Attempt(group, self._mark)
+        try:
+            self._deliver(attempt)
+        finally:
+            if attempt.delivered or attempt.failed:
+                self._move(lambda at: self._holding.settle(attempt, at, self._lease_s))
+        return Step(len(group), len(attempt.delivered))
+
+    def _deliver(self, attempt: Attempt) -> None:
+        try:
+            self._hand_over(attempt)
+            deadline = self._clock() + _ATTEMPT_S
+            while not attempt.is_complete:
+                if self._clock() > deadline:
+                    raise DeliveryFailed(f"Kafka does not answer: {self._publisher.trouble}")
+                self.check_lease()
+                self.save_if_due()
+                with self._at_the_broker():
+                    self._publisher.poll(0.05)
+        except (BrokerUnavailable, MessageRefused) as error:
+            reason = str(error) if isinstance(error, MessageRefused) else None
+            self._holding.blame(attempt, reason, unavailable_topics(error))
             raise
+
+    def _hand_over(self, attempt: Attempt) -> None:
+        """Give an attempt to the publisher, without positions, but for what it refuses at once."""
+        while attempt.left:
+            try:
+                with self._at_the_broker():
+                    self._publisher.publish(attempt.records, "", attempt, self.check_lease)
+            except (BrokerUnavailable, MessageRefused) as error:
+                reasons = _reasons(error, len(attempt.left))
+                topics = unavailable_topics(error)
+                if not (reasons or topics):
+                    raise
+                self._holding.refuse(attempt, reasons, topics)
+            else:
+                return
 
     def _wait_for_pages_before(self, sent: SentPage) -> None:
         """Let what is in flight arrive when a page is refused, for a topic that does not exist say.
@@ -234,12 +361,20 @@ class Term:
 
     def save(self) -> None:
         """Move the cursor to what is confirmed, and renew the lease."""
+        self._move(lambda position: self._store.save(self._lease, position, self._lease_s))
+
+    def _move(self, write: Callable[[Position], None]) -> None:
+        """Write what moves the cursor to what is confirmed and renews the lease."""
         position = self._in_flight.confirmed
         now = self._clock()
         with self._observer.waiting("database"):
-            self._store.save(self._lease, position, self._settings.lease_s)
+            write(position)
         self._leased_at = self._saved_at = now
         self._saved = position
+
+    @property
+    def _lease_s(self) -> float:
+        return self._settings.lease_s
 
     @property
     def unsaved(self) -> bool:
@@ -268,3 +403,10 @@ class Term:
         self._settle()
         with suppress(LeaseLost, OutboxError), self._observer.waiting("database"):
             self._store.release(self._lease, self._in_flight.confirmed)
+
+
+def _reasons(error: Exception, count: int) -> Mapping[int, str]:
+    """Return why messages were refused, of `count` that were to be sent, where that is certain."""
+    if isinstance(error, PageRefused):
+        return error.reasons
+    return {0: str(error)} if isinstance(error, MessageRefused) and count == 1 else {}

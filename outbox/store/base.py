@@ -18,7 +18,7 @@ from outbox.store.lanes import Lane
 from outbox.store.scheduling import Schedule, ScheduleAdmin
 
 if TYPE_CHECKING:
-    from outbox.store.held import HeldStore
+    from outbox.store.held import HeldAdmin, HeldStore
 
 #: Up to this many messages the lag is counted, above it is estimated.
 COUNT_LIMIT = 10_000
@@ -216,6 +216,9 @@ class StoreAdmin(Protocol):
 
     def status(self, relay: str | None = None) -> list[RelayStatus]:
         """Return the state of every relay name, or of one. Never counts a table."""
+
+    def held_admin(self) -> HeldAdmin:
+        """Return what operators do with messages that cannot be sent."""
 
     def blockers(self) -> list[Blocker]:
         """Return the transactions that hold messages, oldest first."""

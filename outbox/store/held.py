@@ -87,6 +87,9 @@ class HeldStore(Protocol):
     def stopped_keys(self, lease: Lease, limit: int) -> set[Place] | None:
         """Return the keys that have a head; None where there are more than `limit`."""
 
+    def may_be_shared(self, lease: Lease) -> bool:
+        """Return whether other streams may hold messages of this one's keys, or may have."""
+
     def stopped_among(self, lease: Lease, places: Collection[Place]) -> set[Place]:
         """Return those of these keys that have a head."""
 
@@ -108,8 +111,12 @@ class HeldStore(Protocol):
     def wake(self, lease: Lease, topic: str, limit: int) -> int:
         """Let messages that wait for a topic be due now, the first `limit`; return how many."""
 
-    def mend(self, lease: Lease, limit: int) -> int:
-        """Give keys a head again that lost theirs to a plain DELETE; return how many had none."""
+    def mend(self, lease: Lease, after: Place | None, limit: int) -> Place | None:
+        """Give keys a head again that lost theirs to a plain DELETE.
+
+        Looks at `limit` keys with blocked messages, above `after`; returns where to go on, None at
+        the end.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +208,14 @@ class HeldAdmin(Protocol):
         """Return what operators did, the latest first."""
 
 
-def declared_lane(stream: str) -> str:
-    """Return the lane of a stream, which may be one of several shards of it.
+def declared_lane(stream: str) -> tuple[str, int | None]:
+    """Return the lane of a stream, and which of several shards of it the stream is.
 
     >>> declared_lane("bulk:3"), declared_lane("default")
-    ('bulk', 'default')
+    (('bulk', 3), ('default', None))
     """
-    return stream.partition(":")[0]
+    lane, _, shard = stream.partition(":")
+    return lane, int(shard) if shard else None
 
 
 def places_of(rows: Iterable[tuple[str, str | None]]) -> set[Place]:

@@ -27,6 +27,7 @@ from outbox.store.base import (
     Stream,
     unknown_relay,
 )
+from outbox.store.held_admin import SQLITE, HeldActions
 from outbox.store.lanes import Lane, Topology
 from outbox.store.owner import is_certainly_dead
 from outbox.store.sqlite_held import SQLiteHeld
@@ -74,6 +75,10 @@ class SQLiteStore:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+    def held_admin(self) -> HeldActions:
+        """Return what operators do with held messages."""
+        return HeldActions(self._names, SQLITE, self._translated, self._transaction)
 
     def held(self) -> SQLiteHeld:
         """Return what keeps messages that cannot be sent now."""

@@ -42,6 +42,7 @@ class SQLiteHeld:
         self._save = save
         self._log = names["outbox_message"]
         self._held = names["outbox_held"]
+        self._lanes = names["outbox_lane"]
 
     # Writing
 
@@ -127,19 +128,17 @@ class SQLiteHeld:
                 (time.time(), time.time(), lease.relay, *_whose(lease), topic, limit),
             ).rowcount
 
-    def mend(self, lease: Lease, limit: int) -> int:
+    def mend(self, lease: Lease, after: Place | None, limit: int) -> Place | None:
         """Give keys a head again that lost theirs."""
         with self._transaction() as connection:
             rows = connection.execute(
-                f"""select distinct topic, key from {self._held} as b
-                     where relay = ? and lane = ? and state = 'blocked' and not exists (
-                        select 1 from {self._held} as h
-                         where h.relay = b.relay and h.lane = b.lane and h.topic = b.topic
-                           and h.key = b.key and h.blocks and h.state <> 'blocked') limit ?""",
-                (*_whose(lease), limit),
+                f"""select distinct topic, key from {self._held}
+                     where relay = ? and lane = ? and state = 'blocked' and (topic, key) > (?, ?)
+                     order by topic, key limit ?""",
+                (*_whose(lease), *(after or ("", "")), limit),
             ).fetchall()
             self._promote(connection, lease, places_of(rows))
-        return len(rows)
+        return (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
 
     # Reading
 
@@ -152,6 +151,12 @@ class SQLiteHeld:
                 (*_whose(lease), limit + 1),
             ).fetchall()
         return None if len(rows) > limit else places_of(rows)
+
+    def may_be_shared(self, lease: Lease) -> bool:  # noqa: ARG002 - the seam's signature
+        """Return whether lanes were ever changed."""
+        with self._reading() as connection:
+            (changed,) = connection.execute(f"select count(*) > 1 from {self._lanes}").fetchone()
+        return bool(changed)
 
     def stopped_among(self, lease: Lease, places: Collection[Place]) -> set[Place]:
         """Return those of these keys that have a head."""
@@ -264,7 +269,7 @@ def promote(connection: sqlite3.Connection, held: str, values: tuple[str, str, s
 
 
 def _whose(lease: Lease) -> tuple[str, str]:
-    return lease.relay, declared_lane(lease.lane)
+    return lease.relay, declared_lane(lease.lane)[0]
 
 
 def _values(hold: Hold) -> tuple[object, ...]:

@@ -145,7 +145,7 @@ def test_another_kafka_cluster_is_refused_until_that_is_allowed(
         pytest.param(SMALL - 20, id="seen-by-the-broker-alone"),
     ],
 )
-def test_a_message_too_large_for_its_topic_stops_the_relay_and_nothing_is_lost(
+def test_a_message_too_large_for_its_topic_stops_its_key_alone_until_the_topic_takes_it(
     scene_with: MakeScene, kafka: KafkaServer, padding: int
 ) -> None:
     # Given a message among others that its topic does not take
@@ -153,20 +153,46 @@ def test_a_message_too_large_for_its_topic_stops_the_relay_and_nothing_is_lost(
     scene.write(each=500)
     scene.write(padding=padding)
     scene.write(each=500)
-    # When a relay meets it
-    relay = scene.relay()
-    # Then it ends, and says what is the matter
-    assert relay.wait() == 1, relay.lines
-    (error,) = [line for line in relay.lines if line.startswith("error:")]
-    assert scene.topic in error
-    assert "too large" in error
-    # And nothing has overtaken it
+    # When a relay drains the log, then it says what is the matter, and that not all has gone
+    done = scene.commands("run", "--drain")
+    assert done.code == 6, done.err
+    assert scene.topic in done.err
+    assert "too large" in done.err
+    # And only keys of which there was such a message are stopped, in order
     assert scene.verdict().reordered == 0
-    # And when the topic takes it, everything arrives in order
+    stopped = scene.query("select distinct key from outbox_held where state = 'retrying'")
+    blocked = scene.query("select distinct key from outbox_held where state = 'blocked'")
+    assert stopped
+    assert set(blocked) <= set(stopped)
+    # And when the topic takes it, a relay that runs sends everything, in order
+    relay = scene.holder()
     _configure(kafka, scene.topic, "max.message.bytes", "1048588")
-    assert scene.commands("run", "--drain").code == 0
+    wait_until(
+        lambda: not scene.query("select from outbox_held limit 1"), what="what is held to go"
+    )
+    scene.wait_until_delivered()
     findings = scene.verdict()
-    assert findings.faults == 0, findings
+    assert findings.faults == 0, (findings, relay.lines)
+    # And a drain has nothing to complain of
+    relay.signal(signal.SIGTERM)
+    assert relay.wait() == 0, "".join(relay.lines[-12:])
+    assert scene.commands("run", "--drain").code == 0
+
+
+def test_a_compacted_topic_takes_no_message_without_a_key_and_all_others(
+    scene_with: MakeScene, kafka: KafkaServer
+) -> None:
+    scene = scene_with(kafka.create_topic(cleanup_policy="compact"))
+    scene.write(each=100)
+    scene.query(
+        "insert into outbox_message (topic, payload) values (%(topic)s, 'x')", topic=scene.topic
+    )
+    done = scene.commands("run", "--drain")
+    assert done.code == 6, done.err
+    assert "has no key" in done.err
+    ((state, blocks),) = scene.query("select state, blocks from outbox_held")
+    assert (state, blocks) == ("retrying", False)
+    assert scene.verdict().reordered == 0
 
 
 def test_many_small_messages_fit_a_topic_that_takes_small_batches_only(
@@ -206,31 +232,37 @@ def test_a_topic_with_small_batches_that_is_met_later_costs_nothing(scene: Scene
     assert (scene.topic, warnings(relay)) == (first, [])
 
 
-def test_an_unknown_topic_is_waited_for(scene_with: MakeScene, kafka: KafkaServer) -> None:
-    # Given messages for a topic that does not exist
+def test_an_unknown_topic_stops_no_other_and_goes_on_when_it_is_made(
+    scene_with: MakeScene, kafka: KafkaServer
+) -> None:
+    # Given messages for a topic that does not exist, and for one that does
     scene = scene_with(f"late-{secrets.token_hex(6)}")
+    other = kafka.create_topic()
     scene.write(each=100)
+    for_other = "insert into outbox_message (topic, key, payload) values (%(topic)s, 'k', 'x')"
+    scene.query(for_other, topic=other)
     # When a relay meets them
     relay = scene.relay("--lease", "2")
-    relay.says(scene.topic)
-    wait_until(
-        lambda: scene.query("select true from outbox_cursor where epoch >= 3"),
-        what="several attempts to find the topic",
-    )
+    wait_until(lambda: kafka.read(other), what="the other topic's message")
     # Then it has said so once, and what to do
     (warning,) = warnings(relay)
+    assert scene.topic in warning
     assert "create the topic" in warning
-    assert "waiting" in warning
-    # And goes on once there is one
+    assert "held" in warning
+    # And goes on once there is one, in order, with what came meanwhile
+    scene.write(each=10)
     kafka.create_topic(scene.topic)
-    relay.says("going on", timeout=10)
+    relay.says("is there again", timeout=40)
+    wait_until(
+        lambda: not scene.query("select from outbox_held limit 1"), what="what is held to go"
+    )
     scene.wait_until_delivered()
     findings = scene.verdict()
     assert (findings.faults, findings.repeats) == (0, 0), findings
     assert sum(HOLDS in line for line in relay.lines) == 1, relay.lines
     # And can be stopped as always
     relay.signal(signal.SIGTERM)
-    assert relay.wait() == 0
+    assert relay.wait() == 0, "".join(relay.lines[-12:])
 
 
 def _configure(kafka: KafkaServer, topic: str, name: str, value: str) -> None:

@@ -264,8 +264,10 @@ class HeldSuite:
         at = scene(kit, "a", "a", "b", "b", "c")
         at.hold(at.failed(0), at.blocked(1), at.failed(2), at.blocked(3), at.failed(4))
         kit.writer().execute(f"delete from outbox_held where seq = {at.seq(0)}")
-        assert at.held.mend(at.lease, MANY) == 1
-        assert at.held.mend(at.lease, MANY) == 0
+        # One key at a time, for there may be many
+        assert at.held.mend(at.lease, None, 1) == ("t", "a")
+        assert at.held.mend(at.lease, ("t", "a"), 1) == ("t", "b")
+        assert at.held.mend(at.lease, ("t", "b"), 1) is None
         assert sorted(at.due_seqs()) == [at.seq(1), at.seq(2), at.seq(4)]
 
     # Whose they are

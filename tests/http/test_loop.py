@@ -103,7 +103,7 @@ class Refusing(MemoryPublisher):
 def test_a_message_that_is_refused_is_counted_before_the_relay_ends(kit: StoreKit) -> None:
     monitor = RelayMonitor("default")
     kit.commit("a")
-    relay = Relay(kit.store(), Refusing, RelaySettings(), observer=monitor)
+    relay = Relay(kit.store(), Refusing, RelaySettings(retry=None), observer=monitor)
     with pytest.raises(MessageRefused):
         relay.run(threading.Event())
     assert monitor.figures.value(catalogue.REFUSED) == 1

@@ -301,13 +301,15 @@ class TestForGood:
         assert len([s for s in said if "waiting" in s]) == 1, said
         assert "going on" in said
 
-    def test_a_message_the_broker_refuses_ends_it_and_loses_nothing(self, kit: StoreKit) -> None:
+    def test_without_retries_a_message_the_broker_refuses_ends_it_and_loses_nothing(
+        self, kit: StoreKit
+    ) -> None:
         class Refusing(MemoryPublisher):
             def publish(self, records: Any, *rest: Any) -> None:
                 raise MessageRefused("too large")
 
         kit.commit("a")
-        running = Running(self.relay(kit, Refusing))
+        running = Running(self.relay(kit, Refusing, retry=None))
         wait_until(lambda: running.ended, what="the relay to end")
 
         assert isinstance(running.error, MessageRefused)

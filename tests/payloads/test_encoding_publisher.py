@@ -74,7 +74,6 @@ def test_a_message_that_cannot_be_encoded_is_refused_and_nothing_of_its_page_is_
     assert inner.published == []
     assert said.startswith(f"message {page[1].id} for topic '{topic}' cannot be encoded as avro (")
     assert f"order.avsc, subject {topic}-value): payload.total: 'x' is not a decimal" in said
-    assert said.endswith("nothing is lost")
 
 
 def test_a_registry_that_is_away_sends_nothing_of_the_page(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from outbox.store.base import (
     Stream,
     unknown_relay,
 )
+from outbox.store.held_admin import POSTGRESQL, HeldActions
 from outbox.store.lanes import Lane, Topology
 from outbox.store.postgresql.beginning import Start, beginning, bound_of_later
 from outbox.store.postgresql.lanes import change, condition, has_sealed, read_topologies
@@ -50,6 +51,15 @@ class PostgreSQLAdmin:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def held_admin(self) -> HeldActions:
+        """Return what operators do with held messages."""
+        return HeldActions(
+            self._names,
+            POSTGRESQL,
+            self.session.translated,
+            self.session.durable,
+        )
 
     # What is delivered
 

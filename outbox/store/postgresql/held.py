@@ -13,6 +13,7 @@ from outbox.names import Names
 from outbox.record import Position, Record
 from outbox.store.base import Lease
 from outbox.store.held import HeldRecord, Hold, Outlook, Place, declared_lane, places_of
+from outbox.store.postgresql.lanes import shard_number
 from outbox.store.postgresql.session import BY_INDEX, Session
 
 _COPIED = (
@@ -46,6 +47,12 @@ class PostgreSQLHeld:
         self._store = store
         self._names = names
         self._held = names["outbox_held"]
+        # Of a lane with several shards each stream has its own keys, by the number of shards that
+        # there are now.
+        self._mine = f"""relay = %(relay)s and lane = %(lane)s
+            and (%(shard)s::int is null or {shard_number()} %% (
+                    select shards from {names["outbox_lane"]} where lane = %(lane)s
+                     order by generation desc limit 1) = %(shard)s::int)"""
 
     # Writing
 
@@ -160,33 +167,34 @@ class PostgreSQLHeld:
                 f"""update {self._held} as h
                        set next_attempt_at = clock_timestamp(), fault = null,
                            changed_at = clock_timestamp()
-                      from (select seq from {self._held} where {_WAITING} and topic = %(topic)s
+                      from (select seq from {self._held}
+                             where {self._mine} and {_WAITING} and topic = %(topic)s
                              order by seq limit %(limit)s) as w
                      where h.relay = %(relay)s and h.seq = w.seq
                        and h.state = 'retrying' and h.next_attempt_at is null""",
                 {**_whose(lease), "topic": topic, "limit": limit},
             ).rowcount
 
-    def mend(self, lease: Lease, limit: int) -> int:
+    def mend(self, lease: Lease, after: Place | None, limit: int) -> Place | None:
         """Give keys a head again that lost theirs, going from key to key by the index."""
         step = f"""select topic, key from {self._held} as h
                     where h.relay = %(relay)s and h.lane = %(lane)s and h.state = 'blocked'"""
+        above = "and (h.topic, h.key) > ({})"
+        topic, key = after or ("", "")
         with self._reading() as connection:
             rows = connection.execute(
                 f"""with recursive k as (
-                        ({step} order by topic, key limit 1)
+                        ({step} {above.format("%(topic)s::text, %(key)s::text")}
+                         order by topic, key limit 1)
                         union all
                         select n.* from k cross join lateral (
-                            {step} and (h.topic, h.key) > (k.topic, k.key)
+                            {step} {above.format("k.topic, k.key")}
                              order by topic, key limit 1) as n)
-                    select k.topic, k.key from k where not exists (
-                        select from {self._held} as h
-                         where h.relay = %(relay)s and h.lane = %(lane)s and h.topic = k.topic
-                           and h.key = k.key and {HEAD}) limit %(limit)s""",
-                {**_whose(lease), "limit": limit},
+                    select topic, key from k limit %(limit)s""",
+                {**_whose(lease), "topic": topic, "key": key, "limit": limit},
             ).fetchall()
             self._promote(connection, lease, places_of(rows))
-        return len(rows)
+        return (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
 
     # Reading
 
@@ -194,11 +202,19 @@ class PostgreSQLHeld:
         """Return the keys that have a head; None where there are too many."""
         rows = self._rows(
             f"""select topic, key from {self._held}
-                 where relay = %(relay)s and lane = %(lane)s and {HEAD} limit %(limit)s""",
+                 where {self._mine} and {HEAD} limit %(limit)s""",
             lease,
             limit=limit + 1,
         )
         return None if len(rows) > limit else places_of(rows)
+
+    def may_be_shared(self, lease: Lease) -> bool:
+        """Return whether other streams may hold messages of this one's keys, or may have."""
+        if declared_lane(lease.lane)[1] is not None:
+            return True
+        sql = f"select coalesce(max(generation), 0) > 0 from {self._names['outbox_lane']}"
+        ((changed,),) = self._rows(sql, lease)
+        return cast("bool", changed)
 
     def stopped_among(self, lease: Lease, places: Collection[Place]) -> set[Place]:
         """Return those of these keys that have a head."""
@@ -214,7 +230,7 @@ class PostgreSQLHeld:
 
     def waiting_topics(self, lease: Lease) -> list[str]:
         """Return the topics that are waited for, going from one to the next by the index."""
-        step = f"select topic from {self._held} where {_WAITING}"
+        step = f"select topic from {self._held} where {self._mine} and {_WAITING}"
         rows = self._rows(
             f"""with recursive t as (
                     ({step} order by topic limit 1)
@@ -232,8 +248,7 @@ class PostgreSQLHeld:
             f"""select exists (select from {self._held} where relay = %(relay)s),
                        (select extract(epoch from next_attempt_at - clock_timestamp())::float8
                           from {self._held}
-                         where relay = %(relay)s and lane = %(lane)s
-                           and next_attempt_at is not null
+                         where {self._mine} and next_attempt_at is not null
                          order by next_attempt_at limit 1)""",
             lease,
         )
@@ -272,8 +287,8 @@ class PostgreSQLHeld:
                        extract(epoch from clock_timestamp() - held_at)::float8, blocks
                   from (select h.*, sum({_WEIGHT}) over (order by {order}
                                                          rows unbounded preceding) as total
-                          from (select * from {self._held} as h
-                                 where relay = %(relay)s and lane = %(lane)s and {condition}
+                          from (select * from {self._held}
+                                 where {self._mine} and {condition}
                                  order by {order} limit %(limit)s) as h) as w
                  where total - ({_WEIGHT}) < %(bytes)s order by {order}""",
             lease,
@@ -308,9 +323,7 @@ class PostgreSQLHeld:
             yield connection
 
 
-_WAITING = (
-    "relay = %(relay)s and lane = %(lane)s and state = 'retrying' and next_attempt_at is null"
-)
+_WAITING = "state = 'retrying' and next_attempt_at is null"
 
 #: Topics and keys, as k.
 PAIRS = "unnest(%(topics)s::text[], %(keys)s::text[]) as k (topic, key)"
@@ -349,7 +362,8 @@ def promotion(held: str) -> str:
 
 
 def _whose(lease: Lease) -> dict[str, object]:
-    return {"relay": lease.relay, "lane": declared_lane(lease.lane)}
+    lane, shard = declared_lane(lease.lane)
+    return {"relay": lease.relay, "lane": lane, "shard": shard}
 
 
 def _columns(holds: Sequence[Hold]) -> dict[str, object]:

@@ -38,12 +38,19 @@ def condition(selection: Selection, table: str = "") -> str:
         others = ", ".join(f"'{lane}'" for lane in selection.others)
         terms.append(f"({table}lane is null or {table}lane not in ({others}))")
     if selection.shards > 1:
-        # Without a key there is no order to keep: such messages are dealt out in turn.
-        number = (
-            f"case when {table}key is null then {table}seq else hashtextextended({table}key, 0) end"
-        )
-        terms.append(f"mod(({number}) & {END}, {selection.shards}) = {selection.shard}")
+        terms.append(f"mod({shard_number(table)}, {selection.shards}) = {selection.shard}")
     return " and ".join(terms)
+
+
+def shard_number(table: str = "") -> str:
+    """Return the SQL of the number that decides to which shard a message belongs.
+
+    Without a key there is no order to keep: such messages are dealt out in turn.
+    """
+    number = (
+        f"case when {table}key is null then {table}seq else hashtextextended({table}key, 0) end"
+    )
+    return f"(({number}) & {END})"
 
 
 def read_topologies(connection: psycopg.Connection, names: Names) -> list[Topology]:

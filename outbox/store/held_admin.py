@@ -1,0 +1,261 @@
+"""What operators do with held messages, on either database."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from outbox.names import Names
+from outbox.record import Record
+from outbox.store.held import (
+    HELD_COUNT_LIMIT,
+    STATES,
+    Action,
+    Audited,
+    HeldFilter,
+    HeldMessage,
+    State,
+)
+
+
+class Connection(Protocol):
+    """What both drivers have."""
+
+    def execute(self, sql: Any, values: Any = ..., /) -> Any:
+        """Run a statement."""
+
+
+Opening = Callable[[], AbstractContextManager[Connection]]
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """What the databases say differently. Statements name their values as in `:name`."""
+
+    now: str
+    seconds: str
+    text_of_id: str
+    json: str
+    lock: str
+    named: bool = False
+
+    def sql(self, text: str) -> str:
+        """Return a statement as the driver takes it."""
+        text = text.replace("{now}", self.now).replace("{lock}", self.lock)
+        text = re.sub(r"\{seconds (.*?)\}", lambda found: self.seconds.format(found[1]), text)
+        return re.sub(r"(?<!:):([a-z_]+)", r"%(\1)s", text) if self.named else text
+
+
+POSTGRESQL = Speech(
+    now="clock_timestamp()",
+    seconds="extract(epoch from {})::float8",
+    text_of_id="id::text",
+    json="::jsonb",
+    lock=" for update",
+    named=True,
+)
+SQLITE = Speech(
+    now="((julianday('now') - 2440587.5) * 86400.0)",
+    seconds="({})",
+    text_of_id="id",
+    json="",
+    lock="",
+)
+
+_MESSAGE = """seq, lane, {id}, topic, key, type, state, attempts, fault, error,
+    coalesce(length(payload), 0), {seconds {now} - created_at}, {seconds {now} - held_at},
+    {seconds next_attempt_at - {now}}"""
+_RECORD = (
+    "seq, {id}, topic, key, payload, type, content_type, {headers}, traceparent, tracestate, 0"
+)
+
+
+class HeldActions:
+    """Implements HeldAdmin."""
+
+    def __init__(self, names: Names, speech: Speech, reading: Opening, writing: Opening) -> None:
+        self._held = names["outbox_held"]
+        self._cursor = names["outbox_cursor"]
+        self._audit = names["outbox_audit"]
+        self._speech = speech
+        self._reading = reading
+        self._writing = writing
+
+    # Looking
+
+    def counts(self, relay: str) -> dict[State, int]:
+        """Return how many there are in each state, up to a limit."""
+        return {
+            state: self.count(HeldFilter(relay, (state,)), HELD_COUNT_LIMIT + 1) for state in STATES
+        }
+
+    def count(self, which: HeldFilter, limit: int) -> int:
+        """Return how many match, at most `limit`."""
+        where, values = self._where(which)
+        sql = f"select count(*) from (select 1 from {self._held} where {where} limit :limit) as m"
+        ((count,),) = self._rows(sql, {**values, "limit": limit})
+        return cast("int", count)
+
+    def find(self, which: HeldFilter, limit: int, after: int = 0) -> list[HeldMessage]:
+        """Return those that match above a seq, in order of seq."""
+        where, values = self._where(which)
+        columns = _MESSAGE.replace("{id}", self._speech.text_of_id)
+        rows = self._rows(
+            f"""select {columns} from {self._held}
+                 where {where} and seq > :after order by seq limit :limit""",
+            {**values, "after": after, "limit": limit},
+        )
+        return [HeldMessage(*row) for row in rows]
+
+    def content(self, relay: str, seq: int) -> Record | None:
+        """Return a held message whole."""
+        headers = "headers::text" if self._speech.named else "headers"
+        columns = _RECORD.replace("{id}", self._speech.text_of_id).replace("{headers}", headers)
+        sql = f"select {columns} from {self._held} where relay = :relay and seq = :seq"
+        rows = self._rows(sql, {"relay": relay, "seq": seq})
+        return Record._make(rows[0]) if rows else None
+
+    def _rows(self, sql: str, values: dict[str, object]) -> list[Any]:
+        with self._reading() as connection:
+            return list(connection.execute(self._speech.sql(sql), values).fetchall())
+
+    def _where(self, which: HeldFilter) -> tuple[str, dict[str, object]]:
+        conditions, values = ["relay = :relay"], dict[str, object](relay=which.relay)
+        if set(which.states) != set(STATES):
+            # Known words, written out so that partial indexes fit.
+            states = [state for state in STATES if state in which.states]
+            listed = ", ".join(f"'{state}'" for state in states)
+            conditions.append(f"state in ({listed})" if states else "1 = 0")
+            if "blocked" not in states:
+                conditions.append("state <> 'blocked'")
+        for name in ("topic", "key"):
+            if (value := getattr(which, name)) is not None:
+                conditions.append(f"{name} = :{name}")
+                values[name] = value
+        if which.id is not None:
+            conditions.append(f"{self._speech.text_of_id} = :id")
+            values["id"] = which.id
+        return " and ".join(conditions), values
+
+    # Doing
+
+    def requeue(
+        self, which: HeldFilter, limit: int, action: Action, after: int = 0
+    ) -> tuple[int, int | None]:
+        """Let messages be tried at once, as if for the first time."""
+        where, values = self._where(which)
+        with self._writing() as connection:
+            seqs = self._pick(
+                connection,
+                f"""select seq from {self._held}
+                     where {where} and state <> 'blocked' and seq > :after
+                     order by seq limit :limit{{lock}}""",
+                {**values, "after": after, "limit": limit},
+            )
+            self._execute(
+                connection,
+                f"""update {self._held}
+                       set state = 'retrying', attempts = 0, fault = null,
+                           next_attempt_at = {{now}}, held_at = {{now}}, changed_at = {{now}}
+                     where relay = :relay and state <> 'blocked' and seq in ({_listed(seqs)})""",
+                {"relay": which.relay},
+            )
+            self._note(connection, action, len(seqs))
+        return len(seqs), (seqs[-1] if len(seqs) == limit else None)
+
+    def discard(
+        self, which: HeldFilter, limit: int, action: Action, before: int | None = None
+    ) -> tuple[int, int | None]:
+        """Delete messages, the last ones first; the next of their keys become due."""
+        where, values = self._where(which)
+        top = 2**63 - 1 if before is None else before
+        with self._writing() as connection:
+            # A relay holds messages under the same lock: none is held behind one that goes.
+            self._execute(
+                connection,
+                f"select epoch from {self._cursor} where relay = :relay order by lane{{lock}}",
+                {"relay": which.relay},
+            )
+            seqs = self._pick(
+                connection,
+                f"""select seq from {self._held} where {where} and seq < :top
+                     order by seq desc limit :limit""",
+                {**values, "top": top, "limit": limit},
+            )
+            keys = self._delete(connection, which.relay, seqs)
+            for key in keys:
+                self._promote(connection, which.relay, *key)
+            self._note(connection, action, len(seqs))
+        return len(seqs), (seqs[-1] if len(seqs) == limit else None)
+
+    def _delete(
+        self, connection: Connection, relay: str, seqs: list[int]
+    ) -> set[tuple[str, str, str]]:
+        """Delete messages; return lane, topic and key of those that stopped their key."""
+        these = f"relay = :relay and seq in ({_listed(seqs)})"
+        heads = self._execute(
+            connection,
+            f"""select lane, topic, key from {self._held}
+                 where {these} and blocks and state <> 'blocked'""",
+            {"relay": relay},
+        ).fetchall()
+        self._execute(connection, f"delete from {self._held} where {these}", {"relay": relay})
+        return set(heads)
+
+    def _promote(self, connection: Connection, relay: str, lane: str, topic: str, key: str) -> None:
+        self._execute(
+            connection,
+            f"""update {self._held}
+                   set state = 'retrying', next_attempt_at = {{now}}, changed_at = {{now}}
+                 where relay = :relay and seq = (
+                    select seq from {self._held}
+                     where relay = :relay and lane = :lane and topic = :topic and key = :key
+                       and state = 'blocked' order by seq limit 1)""",
+            {"relay": relay, "lane": lane, "topic": topic, "key": key},
+        )
+
+    def _pick(self, connection: Connection, sql: str, values: dict[str, object]) -> list[int]:
+        return [seq for (seq,) in self._execute(connection, sql, values).fetchall()]
+
+    def _note(self, connection: Connection, action: Action, messages: int) -> None:
+        if not messages:
+            return
+        self._execute(
+            connection,
+            f"""insert into {self._audit} (action, actor, source, command, what, messages)
+                values (:action, :actor, :source, :command, :what{self._speech.json}, :messages)""",
+            {
+                "action": action.action,
+                "actor": action.actor,
+                "source": action.source,
+                "command": action.command,
+                "what": json.dumps(action.what),
+                "messages": messages,
+            },
+        )
+
+    def _execute(self, connection: Connection, sql: str, values: dict[str, object]) -> Any:
+        return connection.execute(self._speech.sql(sql), values)
+
+    def audit(self, limit: int) -> list[Audited]:
+        """Return what operators did, the latest first, one for each command."""
+        action = "action::text" if self._speech.named else "action"
+        rows = self._rows(
+            f"""select {action}, {{seconds min(at)}}, min(actor), min(source), min(command),
+                       min(cast(what as text)), sum(messages)
+                  from {self._audit} group by action order by max(id) desc limit :limit""",
+            {"limit": limit},
+        )
+        return [
+            Audited(action, at, actor, source, command, json.loads(what), int(messages))
+            for action, at, actor, source, command, what, messages in rows
+        ]
+
+
+def _listed(seqs: list[int]) -> str:
+    """Return numbers as SQL, for none a list that nothing is in."""
+    return ", ".join(map(str, seqs)) or "-1"
