@@ -64,7 +64,8 @@ class Bench:
     def topics_and_groups(self) -> set[str]:
         admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap_servers})
         groups = {each.group_id for each in admin.list_consumer_groups().result(30).valid}
-        return groups | set(admin.list_topics(timeout=30).topics)
+        topics = set(admin.list_topics(timeout=30).topics)
+        return groups | {name for name in topics if not name.startswith("__")}  # Kafka's own
 
     def everything(self) -> tuple[set[str], set[str]]:
         return self.schemas(), self.topics_and_groups()
