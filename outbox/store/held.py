@@ -208,14 +208,23 @@ class HeldAdmin(Protocol):
         """Return what operators did, the latest first."""
 
 
-def declared_lane(stream: str) -> tuple[str, int | None]:
-    """Return the lane of a stream, and which of several shards of it the stream is.
+def declared_lane(stream: str) -> str:
+    """Return the lane of a stream, which may be one of several shards of it.
 
     >>> declared_lane("bulk:3"), declared_lane("default")
-    (('bulk', 3), ('default', None))
+    ('bulk', 'default')
     """
-    lane, _, shard = stream.partition(":")
-    return lane, int(shard) if shard else None
+    return stream.partition(":")[0]
+
+
+def shard_of(stream: str) -> int | None:
+    """Return which shard of its lane a stream is; None where it is the whole lane.
+
+    >>> shard_of("bulk:3"), shard_of("default")
+    (3, None)
+    """
+    shard = stream.partition(":")[2]
+    return int(shard) if shard else None
 
 
 def places_of(rows: Iterable[tuple[str, str | None]]) -> set[Place]:

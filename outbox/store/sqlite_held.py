@@ -269,7 +269,7 @@ def promote(connection: sqlite3.Connection, held: str, values: tuple[str, str, s
 
 
 def _whose(lease: Lease) -> tuple[str, str]:
-    return lease.relay, declared_lane(lease.lane)[0]
+    return lease.relay, declared_lane(lease.lane)
 
 
 def _values(hold: Hold) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from outbox.errors import LogInconsistent
 from outbox.names import Names
 from outbox.record import Position, Record
 from outbox.store.base import Lease
-from outbox.store.held import HeldRecord, Hold, Outlook, Place, declared_lane, places_of
+from outbox.store.held import HeldRecord, Hold, Outlook, Place, declared_lane, places_of, shard_of
 from outbox.store.postgresql.lanes import shard_number
 from outbox.store.postgresql.session import BY_INDEX, Session
 
@@ -210,7 +210,7 @@ class PostgreSQLHeld:
 
     def may_be_shared(self, lease: Lease) -> bool:
         """Return whether other streams may hold messages of this one's keys, or may have."""
-        if declared_lane(lease.lane)[1] is not None:
+        if shard_of(lease.lane) is not None:
             return True
         sql = f"select coalesce(max(generation), 0) > 0 from {self._names['outbox_lane']}"
         ((changed,),) = self._rows(sql, lease)
@@ -362,8 +362,8 @@ def promotion(held: str) -> str:
 
 
 def _whose(lease: Lease) -> dict[str, object]:
-    lane, shard = declared_lane(lease.lane)
-    return {"relay": lease.relay, "lane": lane, "shard": shard}
+    lane = declared_lane(lease.lane)
+    return {"relay": lease.relay, "lane": lane, "shard": shard_of(lease.lane)}
 
 
 def _columns(holds: Sequence[Hold]) -> dict[str, object]:
