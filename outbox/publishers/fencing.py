@@ -81,6 +81,8 @@ def take_over(
 def _initialise(producer: Any, identity: str, timeout_s: float) -> None:
     """Let Kafka refuse all other producers, and abort what they have not committed."""
     try:
+        # Without a connection at hand librdkafka looks for one in half a second.
+        producer.list_topics(timeout=timeout_s)
         producer.init_transactions(timeout_s)
     except kafka_exceptions() as error:
         if is_fenced(error):
