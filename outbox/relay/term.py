@@ -35,9 +35,6 @@ _ATTEMPT_S = 5.0
 #: An acknowledgement that has not come after so long, in seconds, is worth a warning.
 _LONG_S = 5.0
 
-#: After so long the lane is given up; whoever has it next sends again what is in flight.
-_TOO_LONG_S = 60.0
-
 
 def elapsed_clock() -> float:
     """Return seconds that pass also while the machine is suspended, where the system can tell."""
@@ -126,7 +123,6 @@ class Term:
         if delivered and not self._in_flight:
             self._allowed = min(self._allowed * 2, self._limit)
         self.save_if_due()
-        self._give_up_if_silent()
         return Step(len(page.records) if page is not None else 0, delivered)
 
     def _poll(self, wait_s: float) -> None:
@@ -193,11 +189,6 @@ class Term:
     def _silent_s(self) -> float:
         sent_at = self._in_flight.oldest_sent_at
         return 0.0 if sent_at is None else self._clock() - sent_at
-
-    def _give_up_if_silent(self) -> None:
-        """Raise BrokerUnavailable when it may be our network: another relay's may be better."""
-        if self._silent_s > _TOO_LONG_S:
-            raise BrokerUnavailable(f"Kafka does not answer: {self.trouble}")
 
     @property
     def _has_room(self) -> bool:
