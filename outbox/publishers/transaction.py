@@ -97,11 +97,13 @@ class Transaction:
         return f"message {id_} for topic {topic!r}"
 
     def commit(self, producer: Any, group: Any, timeout_s: float) -> None:
-        """Commit the messages with the last page's mark. Notes what goes wrong, raises nothing."""
-        last = self._pages[-1]
+        """Commit the messages with the latest mark. Notes what goes wrong, raises nothing."""
         try:
-            offsets = offsets_with(self._topics, last.records[-1][0], last.delivery.mark)
-            producer.send_offsets_to_transaction(offsets, group, timeout_s)
+            marked = next((page for page in reversed(self._pages) if page.delivery.mark), None)
+            if marked is not None:  # an empty mark would take the place of the one that is kept
+                offset = marked.records[-1][0]
+                offsets = offsets_with(self._topics, offset, marked.delivery.mark)
+                producer.send_offsets_to_transaction(offsets, group, timeout_s)
             producer.commit_transaction(timeout_s)
         except Exception as error:  # noqa: BLE001 - the publisher's own thread raises it
             self.error = error

@@ -24,9 +24,10 @@ from outbox.publishers.base import DeliveryFailed, Fenced
 from outbox.publishers.choosing import make_publisher
 from outbox.publishers.memory import MemoryPublisher
 from outbox.publishers.transactional import TransactionalPublisher
-from outbox.record import DeliveryMode
+from outbox.record import DeliveryMode, Page, Position
 from outbox.relay.relay import Pass, Relay
 from outbox.relay.settings import RelaySettings
+from outbox.relay.settlement import SentPage
 from outbox.schema.rebase import rebase
 from tests.conformance.conftest import sqlite_kit  # noqa: F401 - the fixture
 from tests.conformance.publisher_kit import TIMEOUT_S, Sending, some_records
@@ -382,6 +383,19 @@ class TestOneProducer:
             old.publisher.flush(TIMEOUT_S)
         assert len(old.tally.acknowledgements) == 3
         assert len(kafka.read(topic)) == 3
+
+    def test_a_page_without_a_mark_leaves_the_one_that_is_kept(
+        self, kafka: KafkaServer, make: Callable[..., Any]
+    ) -> None:
+        """Such as messages that were held, and are sent before a term has read anything."""
+        topic, identity = kafka.create_topic(partitions=1), f"relay-{secrets.token_hex(4)}"
+        sending = Sending(make(identity))
+        sending.deliver(some_records(topic, 3))
+        unmarked = SentPage(Page(7, some_records(topic, 2), Position(7, 2)))
+        sending.publisher.publish(list(unmarked.page.records), "", unmarked, lambda: None)
+        sending.publisher.flush(TIMEOUT_S)
+        assert unmarked.remaining == 0
+        assert make(identity).marks == ["mark of 3"]
 
     def test_a_page_that_is_published_while_a_transaction_ends_is_in_the_next_one(
         self, kafka: KafkaServer, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
