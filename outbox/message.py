@@ -41,7 +41,8 @@ class Message:
 
     It is sent at once, or not before `deliver_at` or `delay` (counted by the database's clock from
     the moment it is added), and not before the condition `wait_for` is released; if both a time and
-    a condition are given, not before both. Raises InvalidMessage.
+    a condition are given, not before both. What has not been sent at `expires_at` is not sent any
+    more, and is kept as expired. Raises InvalidMessage.
     """
 
     topic: str
@@ -121,6 +122,11 @@ class Message:
             raise InvalidMessage(
                 "payload None is a tombstone, which deletes its key: it needs key="
             )
+
+    @property
+    def has_timing(self) -> bool:
+        """Return whether it waits, or expires."""
+        return self.is_scheduled or self.expires_at is not None
 
     @property
     def is_scheduled(self) -> bool:

@@ -25,10 +25,17 @@ class Record(NamedTuple):
     headers: str | None  # JSON text: an object, or an array of [name, value] pairs
     traceparent: str | None
     tracestate: str | None
+    expired: bool | None  # whether its time was over when it was read; None: it has none
     total: int  # bytes of this selection up to here; only for bounding a page
 
 
 _payload = itemgetter(4)
+_expired = itemgetter(10)
+
+
+def any_expired(records: Iterable[Record]) -> bool:
+    """Return whether the time of a message is over. Every page is asked this, so it is quick."""
+    return any(map(_expired, records))
 
 
 def payload_sizes(records: Iterable[Record]) -> Iterator[int]:

@@ -14,13 +14,23 @@ def check_timing(deliver_at: object, delay: object, wait_for: object, expires_at
         _check_moment("deliver_at", deliver_at)
     if expires_at is not None:
         _check_moment("expires_at", expires_at)
-        raise InvalidMessage("expires_at is not available in this version; nothing was written")
     if delay is not None:
         _check_delay(delay)
     if deliver_at is not None and delay is not None:
         raise InvalidMessage("deliver_at and delay say the same thing twice: give one of them")
     if wait_for is not None:
         check_condition("wait_for", wait_for)
+    # A delay is counted by the database's clock, so nothing is known of its end here.
+    if isinstance(deliver_at, datetime) and isinstance(expires_at, datetime):
+        _check_order(deliver_at, expires_at)
+
+
+def _check_order(deliver_at: datetime, expires_at: datetime) -> None:
+    if expires_at <= deliver_at:
+        raise InvalidMessage(
+            f"expires_at {expires_at.isoformat()} is not after deliver_at "
+            f"{deliver_at.isoformat()}, so the message could never be sent"
+        )
 
 
 def check_condition(what: str, condition: object) -> str:

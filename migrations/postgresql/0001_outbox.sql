@@ -51,9 +51,9 @@ create table outbox_message (
     traceparent  text,
     tracestate   text,
     lane         text,
-    -- Refused until the relay can keep it: a message must not be sent as if it had no expiry.
+    -- Not to be sent from then on.
     expires_at   timestamptz
-                 constraint outbox_message_expires_at_check check (expires_at is null),
+                 constraint outbox_message_expires_at_check check (isfinite(expires_at)),
     key_id       text,
     constraint outbox_message_tombstone_check check (payload is not null or key is not null),
     -- seq first: the relay reads in its order. With slot first the planner would sort the table.
@@ -99,7 +99,7 @@ create table outbox_scheduled (
     tracestate   text,
     lane         text,
     expires_at   timestamptz
-                 constraint outbox_scheduled_expires_at_check check (expires_at is null),
+                 constraint outbox_scheduled_expires_at_check check (isfinite(expires_at)),
     key_id       text,
     constraint outbox_scheduled_tombstone_check check (payload is not null or key is not null),
     constraint outbox_scheduled_reason_check check (due_at is not null or wait_for is not null),

@@ -29,8 +29,8 @@ create table outbox_message (
     traceparent  text,
     tracestate   text,
     lane         text,
-    -- Refused until the relay can keep it: a message must not be sent as if it had no expiry.
-    expires_at   text check (expires_at is null),
+    -- Not to be sent from then on; seconds since 1970.
+    expires_at   real check (typeof(expires_at) in ('real', 'null')),
     key_id       text,
     check (payload is not null or key is not null)
 );
@@ -59,7 +59,7 @@ create table outbox_scheduled (
     traceparent  text,
     tracestate   text,
     lane         text,
-    expires_at   text check (expires_at is null),
+    expires_at   real check (typeof(expires_at) in ('real', 'null')),
     key_id       text,
     check (payload is not null or key is not null),
     check (due_at is not null or wait_for is not null)
@@ -125,7 +125,7 @@ create table outbox_held (
     headers         text,
     traceparent     text,
     tracestate      text,
-    expires_at      text,
+    expires_at      real,
     key_id          text,
     state           text not null check (state in ('retrying', 'blocked', 'dead', 'expired')),
     -- Whether later messages of its key wait behind it.

@@ -31,14 +31,14 @@ def wires_of(records: list[Record], position_prefix: str) -> list[WireHeaders]:
     try:
         return [
             wire_headers(id_, type_, content, parent, state, f"{position_prefix}{seq}", headers)
-            for seq, id_, _, _, _, type_, content, headers, parent, state, _ in records
+            for seq, id_, _, _, _, type_, content, headers, parent, state, _, _ in records
         ]
     except MessageRefused:
         return each_or_refused(records, _without_position)  # raises, with all of them
 
 
 def _without_position(record: Record) -> WireHeaders:
-    _, id_, _, _, _, type_, content, headers, parent, state, _ = record
+    _, id_, _, _, _, type_, content, headers, parent, state, _, _ = record
     return wire_headers(id_, type_, content, parent, state, None, headers)
 
 

@@ -39,7 +39,7 @@ class PreparedPage:
 
     def start_spans(self) -> None:
         """Begin the spans of the messages that are traced."""
-        for _, id_, topic, key, payload, _, _, _, parent, state, _ in self.records:
+        for _, id_, topic, key, payload, _, _, _, parent, state, _, _ in self.records:
             if parent is None:
                 continue
             span = start_send_span(

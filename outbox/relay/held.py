@@ -42,13 +42,16 @@ class Divider:
     def divide(self, records: Iterable[Record], reasons: Mapping[int, str]) -> Division:
         """Divide a page; `reasons`: why messages of it are refused, by their indexes.
 
-        Whatever comes after a message of its key that is held is held as well.
+        Whatever comes after a message of its key that is held is held as well. What has expired is
+        never sent, and nothing waits for it.
         """
         found = Division()
         for index, record in enumerate(records):
             topic, key = record[2], record[3]
             place = None if key is None else (topic, key)
-            if place is not None and (place in found.stopped or place in self._stopped):
+            if record[10]:
+                found.holds.append(expired(record[0]))
+            elif place is not None and (place in found.stopped or place in self._stopped):
                 found.holds.append(Hold(record[0], "blocked", blocks=True))
             elif topic in self._closed:
                 self._hold(found, waiting(record[0], place, self._closed[topic]), place)
@@ -68,6 +71,12 @@ class Divider:
         found.holds.append(hold)
         if hold.blocks and place is not None:
             found.stopped.add(place)
+
+
+def expired(seq: int) -> Hold:
+    """Return what becomes of a message whose time was over before its turn came."""
+    reason = "its time was over (expires_at) before it could be sent"
+    return Hold(seq, "expired", blocks=False, fault="expired", error=reason)
 
 
 def waiting(seq: int, place: Place | None, reason: str, attempts: int = 0) -> Hold:

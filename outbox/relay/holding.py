@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from outbox.config.retry_rules import RetryPolicy, RetryRules
-from outbox.record import Position, Record
+from outbox.record import Position, Record, any_expired
 from outbox.relay.held import (
     Attempt,
     Divider,
@@ -84,10 +84,11 @@ class Holding:
 
     def begin(self, lease: Lease, *, cautious: bool) -> None:
         """Learn what the stream holds, at the beginning of a term."""
-        if not self.enabled:
-            return
+        # Also where nothing else is held: what has expired is.
         self._held = self._open()
         self._lease = lease
+        if not self.enabled:
+            return
         self._group = 1 if cautious else _GROUP
         self._shared = self._held.may_be_shared(lease)
         self._keys = self._held.stopped_keys(lease, _KNOWN_KEYS)
@@ -104,7 +105,8 @@ class Holding:
         """Divide a page by what is known before it is sent; None where all of it may be sent."""
         if self._shared and self.enabled:
             self._keys = self._held.stopped_keys(self._lease, _KNOWN_KEYS)
-        if not self._closed and self._keys is not None and not self._keys:
+        nothing_stopped = not self._closed and self._keys is not None and not self._keys
+        if nothing_stopped and not any_expired(records):
             return None
         division = self._divided(records, {})
         return division if division.holds else None
@@ -147,7 +149,8 @@ class Holding:
             if len(self._keys) > _KNOWN_KEYS:
                 self._keys = None
         delays = [hold.delay_s for hold in division.holds if hold.delay_s is not None]
-        self._look_at = min(self._look_at, self._clock() + min(delays, default=_LOOK_S))
+        if self.enabled:
+            self._look_at = min(self._look_at, self._clock() + min(delays, default=_LOOK_S))
         _say(division.holds)
 
     # What is tried again
@@ -270,4 +273,10 @@ def _say(holds: Sequence[Hold]) -> None:
             "dead" if hold.state == "dead" else f"held, after attempt {hold.attempts}",
             f", as are {len(told) - 1} others" if len(told) > 1 else "",
             extra={"event": f"relay.message_{hold.state}"},
+        )
+    if gone := sum(hold.state == "expired" for hold in holds):
+        logger.warning(
+            "not sent, since their time was over: %d; see `outbox-relay held list`",
+            gone,
+            extra={"event": "relay.message_expired"},
         )

@@ -70,7 +70,8 @@ _MESSAGE = """seq, lane, {id}, topic, key, type, state, attempts, fault, error,
     coalesce(length(payload), 0), {seconds {now} - created_at}, {seconds {now} - held_at},
     {seconds next_attempt_at - {now}}"""
 _RECORD = (
-    "seq, {id}, topic, key, payload, type, content_type, {headers}, traceparent, tracestate, 0"
+    "seq, {id}, topic, key, payload, type, content_type, {headers}, traceparent, tracestate, "
+    "null, 0"
 )
 
 

@@ -226,7 +226,7 @@ class SQLiteHeld:
             ):
                 weight += len(row[4] or b"") + len(row[7] or "") + 200
                 attempts, age_s, blocks = row[10:]
-                record = Record._make((*row[:10], weight))
+                record = Record._make((*row[:10], None, weight))
                 found.append(HeldRecord(record, attempts, age_s, bool(blocks)))
                 if weight >= max_bytes:
                     break

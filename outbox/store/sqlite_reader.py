@@ -46,7 +46,7 @@ class SQLiteReader:
         self._after = lease.position.seq
         self._sql = f"""
             select seq, id, topic, key, payload, type, content_type, headers, traceparent,
-                   tracestate
+                   tracestate, expires_at <= (julianday('now') - 2440587.5) * 86400.0
               from {names["outbox_message"]} where seq > ? and seq <= ? and {{}}
              order by seq limit ?"""
 

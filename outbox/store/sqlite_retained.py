@@ -101,7 +101,7 @@ class SQLiteRetainedLog(SQLiteStore):
         """Return messages whole, in order of seq."""
         rows = self._rows(
             f"""select seq, id, topic, key, payload, type, content_type, headers, traceparent,
-                       tracestate, 0
+                       tracestate, null, 0
                   from {self._names["outbox_message"]}
                  where seq in (select value from json_each(?)) order by seq""",
             (json.dumps(list(seqs)),),

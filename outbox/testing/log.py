@@ -149,7 +149,7 @@ async def read_rows_async(source: Source, mark: Mark, verb: str) -> list[Row]:
 
 def _row(row: tuple[Any, ...]) -> Row:
     *columns, lane = row
-    record = Record._make((*columns, 0))
+    record = Record._make((*columns, None, 0))
     payload = None if record.payload is None else bytes(record.payload)  # or a memoryview
     weight = len(payload or b"") + len(record.headers or "")
     return Row(record._replace(payload=payload, total=weight), lane)

@@ -48,6 +48,7 @@ def as_sent(message: Message | PublishedMessage) -> PublishedMessage:
         headers=message.headers_json,
         traceparent=None,
         tracestate=None,
+        expired=None,
         total=0,
     )
     return as_published(record, _BY_HAND)

@@ -26,10 +26,11 @@ COLUMNS = {
     "traceparent": "text",
     "tracestate": "text",
     "lane": "text",
+    "expires_at": "timestamptz",
 }
 
-#: What makes a row one of `outbox_scheduled`, with PostgreSQL's types. `deliver_at` is a text of 32
-#: characters, in UTC and with microseconds; `delay` is in seconds.
+#: What makes a row one of `outbox_scheduled`, with PostgreSQL's types. Like `expires_at`,
+#: `deliver_at` is a text of 32 characters, in UTC and with microseconds; `delay` is in seconds.
 TIMING = {"deliver_at": "timestamptz", "delay": "float8", "wait_for": "text"}
 
 _TYPES = COLUMNS | TIMING
@@ -91,7 +92,7 @@ class Insert:
 
 def _insert_one(table: str, columns: tuple[str, ...]) -> Statement:
     typed = _targets(columns, lambda column: _cast(column, f":{column}"), _due_postgresql)
-    plain = _targets(columns, lambda column: f":{column}", _due_sqlite)
+    plain = _targets(columns, _plain, _due_sqlite)
     head = f"insert into {table} ({', '.join(typed)}) values "
     return Statement(
         postgresql=f"{head}({', '.join(typed.values())})",
@@ -130,9 +131,17 @@ def _due_postgresql(column: str, value: str) -> str:
     )
 
 
+def _plain(column: str) -> str:
+    return _moment_sqlite(":expires_at") if column == "expires_at" else f":{column}"
+
+
 def _due_sqlite(column: str, value: str) -> str:
     if column == "delay":
         return f"{_NOW} + cast({value} as real)"
+    return _moment_sqlite(value)
+
+
+def _moment_sqlite(value: str) -> str:
     # SQLite's own reading of a time ends with milliseconds, and rounds.
     seconds = f"cast(strftime('%s', substr({value}, 1, 19)) as real)"
     return f"{seconds} + cast('0' || substr({value}, 20, 7) as real)"

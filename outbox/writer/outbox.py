@@ -316,7 +316,7 @@ class Outbox:
             row["headers"] = message.headers_json
         if message.lane is not None:
             row["lane"] = self._known_lane(message.lane)
-        if message.is_scheduled:
+        if message.has_timing:
             add_timing(row, message)
         # A quick look first: no text has more than four bytes a character.
         if 4 * sum(map(len, row.values())) > self._max_message_bytes:  # type: ignore[arg-type]  # text and bytes

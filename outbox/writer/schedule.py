@@ -55,7 +55,9 @@ class ScheduleStatements:
 
 
 def add_timing(row: Row, message: Message) -> None:
-    """Say in a row what its message waits for."""
+    """Say in a row what its message waits for, and until when it may be sent."""
+    if message.expires_at is not None:
+        row["expires_at"] = message.expires_at.astimezone(UTC).isoformat(timespec="microseconds")
     if message.deliver_at is not None:
         row["deliver_at"] = message.deliver_at.astimezone(UTC).isoformat(timespec="microseconds")
     if message.delay is not None:

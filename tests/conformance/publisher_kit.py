@@ -98,6 +98,7 @@ def record(topic: str, seq: int = 1, **changes: Any) -> Record:
         headers=None,
         traceparent=None,
         tracestate=None,
+        expired=None,
         total=0,
     )
     return plain._replace(**changes)

@@ -62,6 +62,7 @@ class StoreSuite:
             '{"tenant": "acme"}',
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "vendor=1",
+            None,
             record.total,
         )
 

@@ -6,14 +6,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
-from outbox import ConfigurationError, InvalidMessage, Message, errors
+from outbox import ConfigurationError, errors
 from outbox.cli.app import COMMANDS
 from outbox.config.keys import KEYS
 from outbox.inbox import Inbox
@@ -159,12 +158,6 @@ def test_the_table_of_exit_codes_is_complete() -> None:
 
 
 NOT_BUILT = README.read_text("utf-8").partition("\n## Not built yet\n")[2].partition("\n## ")[0]
-
-
-def test_arguments_that_are_called_not_built_raise() -> None:
-    assert "`expires_at`" in NOT_BUILT
-    with pytest.raises(InvalidMessage, match="not available in this version"):
-        Message("orders", {}, expires_at=datetime(2030, 1, 1, tzinfo=UTC))
 
 
 def test_settings_that_are_called_not_built_raise() -> None:

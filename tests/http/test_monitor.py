@@ -29,7 +29,7 @@ def made(ago_s: float) -> str:
 
 
 def record(seq: int, message_id: str = "", topic: str = "orders") -> Record:
-    return Record(seq, message_id, topic, "k", b"x", None, None, None, None, None, 0)
+    return Record(seq, message_id, topic, "k", b"x", *[None] * 6, 0)
 
 
 def page(*records: Record, batch: int = 1) -> Page:

@@ -57,7 +57,7 @@ def test_every_metric_is_exported_under_its_own_name_and_those_of_the_convention
     monitor = RelayMonitor("default")
     otel.export_metrics(monitor)
     monitor.began_term("default", 1)
-    record = Record(1, "017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "orders", *[None] * 7, 0)
+    record = Record(1, "017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "orders", *[None] * 8, 0)
     page = Page(1, [record] * 3, Position(1, 3))
     monitor.sent(page)
     monitor.settled(page, 0.2)

@@ -53,7 +53,7 @@ def writer_role(postgresql: Database) -> Iterator[str]:
     """Give a role that has INSERT on a writer's columns and USAGE on the sequence; no more."""
     database = postgresql.url.rpartition("/")[2].partition("?")[0]
     role = f"writer_of_{database}"
-    columns = f"{', '.join(COLUMNS)}, expires_at"
+    columns = ", ".join(COLUMNS)
     postgresql.execute(f'create role "{role}"')
     postgresql.execute("revoke all on schema public from public")
     postgresql.execute(f'grant usage on schema public to "{role}"')

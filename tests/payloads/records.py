@@ -97,4 +97,4 @@ def record(
 ) -> Record:
     """Return a message; what is neither bytes nor None goes as JSON."""
     data = payload if isinstance(payload, bytes | None) else json.dumps(payload).encode()
-    return Record(1, id, topic, key, data, type, content_type, headers, TRACEPARENT, None, 0)
+    return Record(1, id, topic, key, data, type, content_type, headers, TRACEPARENT, None, None, 0)

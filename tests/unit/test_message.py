@@ -225,12 +225,6 @@ def test_a_typed_topic_can_wait_too() -> None:
     assert message.delay == timedelta(hours=1)
 
 
-def test_an_expiry_is_refused() -> None:
-    """Never sent as if it had none."""
-    with pytest.raises(InvalidMessage, match="expires_at is not available in this version"):
-        Message("orders", b"", expires_at=NOW)
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

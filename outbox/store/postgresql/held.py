@@ -283,7 +283,7 @@ class PostgreSQLHeld:
     ) -> list[HeldRecord]:
         """Return at most `limit` messages, and no more once they weigh `max_bytes`."""
         rows = self._rows(
-            f"""select {_RECORD}, total, attempts,
+            f"""select {_RECORD}, null::boolean, total, attempts,
                        extract(epoch from clock_timestamp() - held_at)::float8, blocks
                   from (select h.*, sum({_WEIGHT}) over (order by {order}
                                                          rows unbounded preceding) as total
@@ -296,7 +296,7 @@ class PostgreSQLHeld:
             bytes=max_bytes,
             **values,
         )
-        return [HeldRecord(Record._make(row[:11]), *row[11:]) for row in rows]
+        return [HeldRecord(Record._make(row[:12]), *row[12:]) for row in rows]
 
     def _rows(self, sql: str, lease: Lease, **values: object) -> list[Any]:
         with self._reading() as connection:

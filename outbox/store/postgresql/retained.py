@@ -159,7 +159,7 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
             with connection.cursor(binary=True) as cursor:
                 cursor.execute(
                     f"""select seq, id::text, topic, key, payload, type, content_type,
-                               headers::text, traceparent, tracestate, 0
+                               headers::text, traceparent, tracestate, null, 0
                           from {self._names["outbox_message"]} where seq = any(%s::bigint[])
                          order by seq""",
                     (list(seqs),),

@@ -11,10 +11,14 @@ from outbox.store.postgresql.sequence import LAST_VALUE
 from outbox.store.postgresql.session import ABANDONED, BY_INDEX
 
 _COLUMNS = (
+#: By the database's clock when it began to read. Null where the message does not expire.
+_EXPIRED = "expires_at <= statement_timestamp()"
     "seq, id::text, topic, key, payload, type, content_type, headers::text as headers, "
-    "traceparent, tracestate"
+    f"traceparent, tracestate, {_EXPIRED} as expired"
 )
-_SELECTED = "seq, id, topic, key, payload, type, content_type, headers, traceparent, tracestate"
+_SELECTED = (
+    "seq, id, topic, key, payload, type, content_type, headers, traceparent, tracestate, expired"
+)
 #: What a message weighs, in bytes. octet_length does not fetch a payload that is stored apart.
 _WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
 
@@ -22,7 +26,7 @@ _HEAVY = f"{_WEIGHT} > %(heavy)s::bigint"
 #: Of a heavy message only its weight, as the total, which is 0 for all others.
 _LIGHT_COLUMNS = (
     f"seq, id::text, topic, key, case when not ({_HEAVY}) then payload end, type, content_type, "
-    f"case when not ({_HEAVY}) then headers::text end, traceparent, tracestate, "
+    f"case when not ({_HEAVY}) then headers::text end, traceparent, tracestate, {_EXPIRED}, "
     f"case when {_HEAVY} then {_WEIGHT} else 0 end"
 )
 
