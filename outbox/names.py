@@ -22,6 +22,7 @@ RELATIONS = (
     "outbox_lane",
     "outbox_process",
     "outbox_held",
+    "outbox_pause",
     "outbox_audit",
     "outbox_meta",
     "inbox_message",

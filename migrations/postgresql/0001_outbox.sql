@@ -9,7 +9,16 @@ create table outbox_meta (
     -- sequence numbers may be used again, so the log gets a new log_id.
     timeline        text,
     -- How long delivered messages are kept, in seconds. outbox_slot() must fit it.
-    retention_s     integer not null default 86400 check (retention_s > 0)
+    retention_s     integer not null default 86400 check (retention_s > 0),
+    -- How many messages may wait before writers warn or refuse; null: as many as there are.
+    backlog_limit   bigint  constraint outbox_meta_backlog_limit_check check (backlog_limit > 0),
+    backlog_action  text    constraint outbox_meta_backlog_action_check
+                    check (backlog_action in ('warn', 'raise')),
+    -- How many waited when a relay last counted them, when that was, and where the sequence stood:
+    -- where no relay runs that counts, writers add what has been written since.
+    backlog_messages bigint not null default 0,
+    backlog_seq      bigint not null default 0,
+    backlog_at       timestamptz
 );
 comment on table outbox_meta is 'outbox-relay: version of these tables, identity of the log';
 
@@ -230,6 +239,22 @@ create index outbox_held_topic_idx on outbox_held (relay, lane, topic, seq)
     where state = 'retrying' and next_attempt_at is null;
 create index outbox_held_state_idx on outbox_held (relay, state, seq)
     where state <> 'blocked';
+
+-- What is not to be sent for the time being. Null stands for every relay name, lane or topic.
+create table outbox_pause (
+    id     bigint      generated always as identity
+           constraint outbox_pause_pkey primary key,
+    relay  text,
+    lane   text,
+    topic  text,
+    at     timestamptz not null default clock_timestamp(),
+    actor  text        not null,
+    reason text
+);
+comment on table outbox_pause is 'outbox-relay: what operators have paused';
+
+create unique index outbox_pause_what_idx
+    on outbox_pause (coalesce(relay, ''), coalesce(lane, ''), coalesce(topic, ''));
 
 -- What operators did. Rows are only added; one command may add several, with the same action.
 create table outbox_audit (

@@ -6,7 +6,15 @@ create table outbox_meta (
     compatible_from integer not null,
     log_id          text    not null,
     -- How long delivered messages are kept, in seconds.
-    retention_s     integer not null default 86400 check (retention_s > 0)
+    retention_s     integer not null default 86400 check (retention_s > 0),
+    -- How many messages may wait before writers warn or refuse; null: as many as there are.
+    backlog_limit   integer check (backlog_limit > 0),
+    backlog_action  text check (backlog_action in ('warn', 'raise')),
+    -- How many waited when a relay last counted them, when that was, and where the sequence stood:
+    -- where no relay runs that counts, writers add what has been written since.
+    backlog_messages integer not null default 0,
+    backlog_seq      integer not null default 0,
+    backlog_at       real
 );
 
 -- SQLite has one writer at a time, so the order of seq is the order of commits.
@@ -152,6 +160,20 @@ create index outbox_held_topic_idx on outbox_held (relay, lane, topic, seq)
     where state = 'retrying' and next_attempt_at is null;
 create index outbox_held_state_idx on outbox_held (relay, state, seq)
     where state <> 'blocked';
+
+-- What is not to be sent for the time being. Null stands for every relay name, lane or topic.
+create table outbox_pause (
+    id     integer primary key autoincrement,
+    relay  text,
+    lane   text,
+    topic  text,
+    at     real not null default ((julianday('now') - 2440587.5) * 86400.0),
+    actor  text not null,
+    reason text
+);
+
+create unique index outbox_pause_what_idx
+    on outbox_pause (coalesce(relay, ''), coalesce(lane, ''), coalesce(topic, ''));
 
 -- What operators did. Rows are only added; one command may add several, with the same action.
 create table outbox_audit (

@@ -145,6 +145,18 @@ def held(names: Names) -> Table:
     )
 
 
+def pause(names: Names) -> Table:
+    """Return what operators have paused."""
+    return _table(
+        names,
+        "outbox_pause",
+        Column("id", BigInteger, primary_key=True),
+        *_texts("relay", "lane", "topic"),
+        Column("at", Moment),
+        *_texts("actor", "reason"),
+    )
+
+
 def audit(names: Names) -> Table:
     """Return what operators did."""
     return _table(

@@ -27,6 +27,7 @@ class OutboxTables:
     cursor: Table
     process: Table
     held: Table
+    pause: Table
     audit: Table
     inbox_message: Table
 
@@ -56,6 +57,7 @@ def add_tables(
         columns.cursor(names),
         columns.process(names),
         columns.held(names),
+        columns.pause(names),
         columns.audit(names),
         columns.inbox_message(names),
     )

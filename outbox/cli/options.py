@@ -29,6 +29,8 @@ _HELP = {
     "poll_interval": "Seconds between looks at an idle log, at the most.",
     "wake_up": "How a relay with nothing to do finds messages: poll, or notify as well.",
     "lease": "Seconds after which another process stands in for one that died.",
+    "max_messages_per_second": "Messages a second that this process sends at the most.",
+    "max_bytes_per_second": "Bytes of payloads a second that this process sends at the most.",
     "connect_timeout": "Seconds after which a server that is away is given up.",
     "cloudevents": "Make messages CloudEvents: binary or structured.",
     "cloudevents_source": "Whose events they are: a URI reference such as /shop/orders.",
@@ -81,6 +83,8 @@ def setting(name: str) -> Callable[[Command], Command]:
 def _metavar(name: str) -> str:
     if name in ("poll_interval", "lease", "connect_timeout", "drain_timeout", "stall_timeout"):
         return "SECONDS"
+    if name in ("max_messages_per_second", "max_bytes_per_second"):
+        return "NUMBER"
     return {"database_url": "URL", "http_port": "PORT", "wake_up": "poll|notify"}.get(name, "TEXT")
 
 

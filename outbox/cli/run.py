@@ -51,6 +51,8 @@ CHECK_FAILED = 6
 @setting("http_port")
 @setting("http_host")
 @setting("drain_timeout")
+@setting("max_bytes_per_second")
+@setting("max_messages_per_second")
 @setting("lease")
 @setting("wake_up")
 @setting("poll_interval")
@@ -89,8 +91,21 @@ def run(
     ):
         relay.run(stop, drain=drain)
     _say_what_was_done(monitor)
-    if drain and _says_what_is_held(settings):
+    is_held = drain and _says_what_is_held(settings)
+    if _says_what_is_paused(relay) or is_held:
         ctx.exit(CHECK_FAILED)
+
+
+def _says_what_is_paused(relay: Relay) -> bool:
+    streams = sorted(relay.left_paused)
+    if streams:
+        logger.warning(
+            "not everything is delivered: %s %s paused; see `outbox-relay paused`",
+            ", ".join(f"lane {stream}" for stream in streams),
+            "is" if len(streams) == 1 else "are",
+            extra={"event": "relay.left_paused"},
+        )
+    return bool(streams)
 
 
 def _says_what_is_held(settings: Settings) -> bool:
@@ -164,6 +179,8 @@ def _relay(settings: Settings, observer: Observer, waker: Waker) -> Relay:
             lease_s=settings.lease,
             drain_timeout_s=settings.drain_timeout,
             connect_timeout_s=settings.connect_timeout,
+            max_messages_per_second=settings.max_messages_per_second,
+            max_bytes_per_second=settings.max_bytes_per_second,
             retry=settings.retry,
         ),
         observer=observer,

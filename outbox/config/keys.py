@@ -28,6 +28,16 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def _rate(value: object) -> float:
+    try:
+        rate = float(cast("Any", value))
+    except (TypeError, ValueError):
+        rate = math.nan
+    if isinstance(value, bool) or not 0 < rate < math.inf:
+        raise ConfigurationError(f"{value!r} is no limit: use a number greater than 0")
+    return rate
+
+
 def _port(value: object) -> int:
     digits = isinstance(value, str) and value.isdecimal() and len(value) <= 5
     port = int(cast("str", value)) if digits else value
@@ -109,6 +119,8 @@ KEYS = (
     Key("poll_interval", "OUTBOX_POLL_INTERVAL", _seconds, 0.05),
     Key("wake_up", "OUTBOX_WAKE_UP", _wake_up, "poll"),
     Key("lease", "OUTBOX_LEASE", _lease, 10.0),
+    Key("max_messages_per_second", "OUTBOX_MAX_MESSAGES_PER_SECOND", _rate),
+    Key("max_bytes_per_second", "OUTBOX_MAX_BYTES_PER_SECOND", _rate),
     Key("connect_timeout", "OUTBOX_CONNECT_TIMEOUT", _seconds, 30.0),
     Key("drain_timeout", "OUTBOX_DRAIN_TIMEOUT", _seconds, 10.0),
     Key("http_host", "OUTBOX_HTTP_HOST", text, "127.0.0.1"),

@@ -48,6 +48,8 @@ class Settings:
     poll_interval: float
     wake_up: str
     lease: float
+    max_messages_per_second: float | None
+    max_bytes_per_second: float | None
     connect_timeout: float
     drain_timeout: float
     http_host: str
@@ -168,6 +170,8 @@ def load(
         poll_interval=values["poll_interval"],
         wake_up=values["wake_up"],
         lease=values["lease"],
+        max_messages_per_second=values["max_messages_per_second"],
+        max_bytes_per_second=values["max_bytes_per_second"],
         connect_timeout=values["connect_timeout"],
         drain_timeout=values["drain_timeout"],
         http_host=values["http_host"],

@@ -20,6 +20,7 @@ _EMPTIED = (
     "outbox_message",
     "outbox_scheduled",
     "outbox_held",
+    "outbox_pause",
     "outbox_audit",
     "inbox_message",
     "inbox_position",

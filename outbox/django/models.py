@@ -181,6 +181,34 @@ class OutboxHeld(ReadOnlyModel):
         return f"{self.topic} {self.message_id} ({self.state})"
 
 
+class OutboxPause(ReadOnlyModel):
+    """What an operator has paused; null stands for every relay name, lane or topic."""
+
+    id: models.BigIntegerField[int, int] = models.BigIntegerField(primary_key=True)
+    relay: models.TextField[str | None, str | None] = models.TextField(null=True)
+    lane: models.TextField[str | None, str | None] = models.TextField(null=True)
+    topic: models.TextField[str | None, str | None] = models.TextField(null=True)
+    at = MomentField("paused at")
+    actor: models.TextField[str, str] = models.TextField()
+    reason: models.TextField[str | None, str | None] = models.TextField(null=True)
+
+    class Meta:
+        managed = False
+        app_label = LABEL
+        db_table = table_name("outbox_pause")
+        default_permissions = ("view",)
+        ordering: ClassVar = ["id"]
+        verbose_name = "pause"
+
+    def __str__(self) -> str:
+        what = [
+            f"{name} {value}"
+            for name in ("relay", "lane", "topic")
+            if (value := getattr(self, name)) is not None
+        ]
+        return ", ".join(what) or "everything"
+
+
 class OutboxAudit(ReadOnlyModel):
     """What an operator did, when, and to how many messages."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from outbox.metrics.catalogue import IN_FLIGHT
+from outbox.metrics.catalogue import IN_FLIGHT, LIMITED
 from outbox.metrics.monitor import RelayMonitor, Trouble
 from outbox.metrics.pulse import Beat
 from outbox.metrics.sample import Sample
@@ -67,14 +67,23 @@ class Health:
             "ready": asdict(ready),
             "version": __version__,
             "relay": monitor.relay,
-            "state": "stopping" if self._stopping() else monitor.state,
+            "state": self._state(),
             "lanes": monitor.lanes,
+            "paused": sorted(monitor.paused_lanes),
+            "limited": bool(monitor.figures.value(LIMITED)),
             "trouble": _trouble(trouble, now),
             "loop": _loop(beat),
             "in_flight_messages": int(monitor.figures.value(IN_FLIGHT) or 0),
             "last_progress": _moment(monitor.progress_at),
             "lag": _lag(monitor.sample, now),
         }
+
+    def _state(self) -> str:
+        monitor = self._monitor
+        if self._stopping():
+            return "stopping"
+        all_paused = monitor.paused_lanes.issuperset(monitor.lanes)
+        return "paused" if monitor.lanes and all_paused else monitor.state
 
 
 def _trouble(trouble: Trouble | None, now: float) -> dict[str, object] | None:

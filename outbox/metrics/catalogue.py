@@ -114,6 +114,19 @@ WAITING = Metric(
     ("cause",),
     OBSTACLES,
 )
+LIMITED = Metric(
+    "outbox.relay.limited",
+    "gauge",
+    "1",
+    "1 while more messages wait than the limit of the rate lets this process send, else 0",
+)
+PAUSED = Metric(
+    "outbox.relay.paused",
+    "gauge",
+    "1",
+    "1 while an operator has paused the lane (or all of it, or this relay name), else 0",
+    ("lane",),
+)
 LAST_PROGRESS = Metric(
     "outbox.relay.last_progress.timestamp",
     "gauge",
@@ -210,6 +223,8 @@ METRICS = (
     IN_FLIGHT,
     LEADER,
     WAITING,
+    LIMITED,
+    PAUSED,
     LAST_PROGRESS,
     PENDING,
     OLDEST,

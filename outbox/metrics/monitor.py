@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import itemgetter
@@ -48,6 +48,7 @@ class RelayMonitor:
         self.pulse = Pulse(stall_s, max(BROKER_CALL_S, lease_s))
         self.state = "starting"
         self.lanes: dict[str, int] = {}
+        self.paused_lanes: frozenset[str] = frozenset()
         self.trouble: Trouble | None = None
         self.schema_fits = False
         self.progress_at: float | None = None
@@ -57,6 +58,7 @@ class RelayMonitor:
         self._clock = wall_clock
         self.figures.put(catalogue.BUILD, 1, __version__)
         self.figures.put(catalogue.LEADER, 0, "default")
+        self.figures.put(catalogue.PAUSED, 0, "default")
 
     def waiting(self, server: Server) -> AbstractContextManager[None]:
         """Return the context of a call that may wait for a server; its ends are heartbeats."""
@@ -113,6 +115,18 @@ class RelayMonitor:
             self.trouble = None
             for each in catalogue.OBSTACLES:
                 self.figures.put(catalogue.WAITING, 0, each)
+
+    def limited(self, limited: bool) -> None:
+        """Note whether the limit of the rate holds messages back."""
+        self.figures.put(catalogue.LIMITED, float(limited))
+
+    def paused(self, streams: Collection[str]) -> None:
+        """Note what operators have paused."""
+        for lane in self.paused_lanes.difference(streams):
+            self.figures.put(catalogue.PAUSED, 0, lane)
+        for lane in streams:
+            self.figures.put(catalogue.PAUSED, 1, lane)
+        self.paused_lanes = frozenset(streams)
 
     # What it does
 

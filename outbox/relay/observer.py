@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol
 
@@ -47,6 +48,12 @@ class Observer(Protocol):
     def recovered(self) -> None:
         """It waits no more; told also when it did not."""
 
+    def limited(self, limited: bool) -> None:
+        """More messages wait than the limit of the rate lets go, or they do so no more."""
+
+    def paused(self, streams: Collection[str]) -> None:
+        """These are paused, and no others; told also when nothing changed."""
+
     def progressed(self) -> None:
         """Messages were acknowledged, or there are none to send."""
 
@@ -73,6 +80,8 @@ class Unobserved:
     def refused(self) -> None: ...
     def troubled(self, cause: str, reason: str) -> None: ...
     def recovered(self) -> None: ...
+    def limited(self, limited: bool) -> None: ...
+    def paused(self, streams: Collection[str]) -> None: ...
     def progressed(self) -> None: ...
     def sent(self, page: Page) -> None: ...
     def settled(self, page: Page, seconds: float) -> None: ...

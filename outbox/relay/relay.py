@@ -70,6 +70,8 @@ class Relay:
         self._heartbeat_at = float("-inf")
         self._state = ""
         self._database_at = clock()
+        #: The streams that were paused, after a drain that left messages because of it.
+        self.left_paused: frozenset[str] = frozenset()
         self._housekeeping = Housekeeping(store, clock, self._settings.prune_interval_s)
         self._scheduler = Scheduler(store.schedule, clock, self._settings.poll_interval_s)
 
@@ -169,6 +171,9 @@ class Relay:
             if goal is not None:
                 if self._reached(goal, step):
                     break
+                if self._nothing_but_paused(step, wait_s):
+                    self.left_paused = self._service.paused
+                    break
                 self._give_up_if_stalled()
             if not step.idle:
                 wait_s = _FIRST_WAIT_S
@@ -181,7 +186,7 @@ class Relay:
     def _rest(self, stop: threading.Event, wait_s: float) -> None:
         if self._service.terms:
             every_s = self._settings.lease_s / 4
-            due_s = self._scheduler.due_in_s()
+            due_s = min(self._scheduler.due_in_s(), self._service.due_in_s)
             rest(self._waker, stop, wait_s, self._keep_house, every_s, due_s)
             self._service.ask_all()
             return
@@ -193,6 +198,16 @@ class Relay:
         at_once = not service.terms or (step.idle and not service.in_flight and not service.unsaved)
         with self._observer.waiting("database"):
             return goal.reached(at_once=at_once)
+
+    def _nothing_but_paused(self, step: Step, wait_s: float) -> bool:
+        """Return whether what a drain has left to do here is paused, as far as one can see.
+
+        Every stream was asked again after a rest, since the turn before was idle too.
+        """
+        service = self._service
+        is_quiet = step.idle and wait_s > _FIRST_WAIT_S and service.due_in_s == float("inf")
+        busy = service.in_flight or service.unsaved or service.waits_for_broker
+        return bool(service.paused) and is_quiet and not busy
 
     def _reach_database(self, goal: _Goal | None) -> None:
         with self._observer.waiting("database"):
@@ -219,7 +234,7 @@ class Relay:
     @property
     def _present_state(self) -> str:
         if self._service.terms:
-            return "relaying"
+            return "paused" if self._service.is_paused else "relaying"
         return "waiting" if self._service.waits_for_broker else "standby"
 
     def _show(self, state: str) -> None:

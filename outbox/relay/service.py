@@ -9,6 +9,7 @@ from contextlib import suppress
 from outbox.errors import BrokerUnavailable, MessageRefused, OutboxError
 from outbox.publishers.base import Publisher
 from outbox.relay.backoff import Backoff
+from outbox.relay.gate import Gate
 from outbox.relay.holding import Holding
 from outbox.relay.observer import Observer
 from outbox.relay.resuming import check_cluster, claim, is_claimed, resume
@@ -52,6 +53,7 @@ class Service:
         self._backoff = Backoff()
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._turns = Turns()
+        self._gate = Gate(settings, clock, observer)
         self._seats: dict[str, Seat] = {}
         self._shared_at = float("-inf")
         self.failure: BrokerUnavailable | None = None
@@ -99,6 +101,22 @@ class Service:
         )
 
     @property
+    def paused(self) -> frozenset[str]:
+        """Return the streams of the relay name that operators have paused, held here or not."""
+        return self._gate.paused
+
+    @property
+    def is_paused(self) -> bool:
+        """Return whether all that is held here is paused."""
+        held = {name for name, seat in self._seats.items() if seat.term is not None}
+        return bool(held) and held <= self._gate.paused
+
+    @property
+    def due_in_s(self) -> float:
+        """Return for how long the limit of the rate lets nothing go; infinite where it does."""
+        return self._gate.due_in_s
+
+    @property
     def waits_for_broker(self) -> bool:
         """Return whether a stream is not held because the broker failed it."""
         return any(seat.term is None and seat.failures for seat in self._seats.values())
@@ -117,7 +135,9 @@ class Service:
         if now - self._shared_at < interval_s and self.retry_at > now:
             return
         with self._observer.waiting("database"):
-            wanted = self._wanted(owner)
+            streams = self._store.streams(self._settings.name)
+            wanted = self._wanted(streams, owner)
+            self._gate.look(self._store, (stream.name for stream in streams))
         self._shared_at = now
         for name, seat in list(self._seats.items()):
             if name not in wanted and seat.term is None:
@@ -126,8 +146,7 @@ class Service:
         for stream in wanted.values():
             self._take(stream, owner)
 
-    def _wanted(self, owner: str) -> dict[str, Stream]:
-        streams = self._store.streams(self._settings.name)
+    def _wanted(self, streams: list[Stream], owner: str) -> dict[str, Stream]:
         if len(streams) == 1 and (term := next(iter(self.terms), None)) is not None:
             return {term.lane: streams[0]} if streams[0].name == term.lane else {}
         placed = share(streams, self._candidates(owner))
@@ -216,18 +235,23 @@ class Service:
         Waits up to `wait_s` for an acknowledgement where there was nothing to read.
         """
         read = delivered = 0
+        is_open = self._gate.is_open
         held = {name: seat for name, seat in self._seats.items() if seat.term is not None}
         order = self._turns.order({name: seat.priority for name, seat in held.items()})
         alone = len(order) == 1
         for place, name in enumerate(order):
-            may_read = alone or (not read and held[name].ask_at <= self._clock())
+            may_read = is_open and name not in self._gate.paused
+            may_read = may_read and (alone or (not read and held[name].ask_at <= self._clock()))
             step = self._step(held[name], wait_s if alone else 0.0, read=may_read)
+            self._gate.passed(step)
             delivered += step.delivered
             if step.read:
                 read = step.read
-                self._turns.served(name, order[place + 1 :])
+                self._turns.served(name, set(order[place + 1 :]) - self._gate.paused)
             elif may_read:
                 self._turns.had_nothing(name)
+        if is_open and not read:
+            self._gate.was_idle()
         if not alone and not (read or delivered) and wait_s:
             self._await_acknowledgement(wait_s)
         return Step(read, delivered)
@@ -237,7 +261,7 @@ class Service:
         if term is None:
             return Step()
         try:
-            step = term.step(wait_s, read=read and not seat.leaving)
+            step = term.step(wait_s, read=read and not seat.leaving, at_most=self._gate.allowance)
             self._note(seat, term, step, asked=read)
             if term.ended or (seat.leaving and not term.in_flight):
                 self._give_back(seat, term)

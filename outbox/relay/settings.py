@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from outbox.config.retry_rules import RetryRules
@@ -20,6 +21,8 @@ class RelaySettings:
     with a relay that has died. `drain_timeout_s`: how long a relay that is told to stop waits for
     acknowledgements. `connect_timeout_s`: after how long a drain gives up on servers that are away.
     `prune_interval_s`: how often it looks for old messages to remove.
+    `max_messages_per_second`, `max_bytes_per_second`: how fast this process may send, bytes being
+    those of payloads; None is as fast as it can.
     `retry`: what becomes of messages that cannot be sent; None: the relay ends at the first one.
     `in_flight_messages` bounds what a frozen relay can send when it wakes up, and what is sent
     again after a crash; exactly once, where neither can happen, twice as many may be on their way,
@@ -39,6 +42,8 @@ class RelaySettings:
     page_bytes: int = 4 * _MIB
     in_flight_messages: int = 10_000
     in_flight_bytes: int = 16 * _MIB
+    max_messages_per_second: float | None = None
+    max_bytes_per_second: float | None = None
     retry: RetryRules | None = field(default_factory=RetryRules)
 
     def __post_init__(self) -> None:
@@ -50,5 +55,9 @@ class RelaySettings:
         for setting in ("poll_interval_s", "lease_s", "page_messages", "page_bytes"):
             if getattr(self, setting) <= 0:
                 raise ConfigurationError(f"{setting} must be greater than 0")
+        for setting in ("max_messages_per_second", "max_bytes_per_second"):
+            limit = getattr(self, setting)
+            if limit is not None and not 0 < limit < math.inf:
+                raise ConfigurationError(f"{setting} must be greater than 0, or None for no limit")
         if self.lease_s < 1:
             raise ConfigurationError("the lease must be at least 1 second")

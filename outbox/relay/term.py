@@ -17,10 +17,11 @@ from outbox.publishers.base import (
     Publisher,
     unavailable_topics,
 )
-from outbox.record import Page, Position, Record
+from outbox.record import Page, Position, Record, payload_sizes
 from outbox.relay.held import Attempt, Division
 from outbox.relay.holding import Holding
 from outbox.relay.observer import Observer, Unobserved
+from outbox.relay.pace import Allowance
 from outbox.relay.settings import RelaySettings
 from outbox.relay.settlement import InFlight, SentPage
 from outbox.store.base import Lease, LeaseLost, Store
@@ -44,10 +45,12 @@ def elapsed_clock() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one turn of the loop did, in messages."""
+    """What one turn of the loop did, in messages. `bytes`: of the payloads that were read; 0 where
+    nobody asked for it."""
 
     read: int = 0
     delivered: int = 0
+    bytes: int = 0
 
     @property
     def idle(self) -> bool:
@@ -98,11 +101,11 @@ class Term:
         self._mark = ""
         self._prefix = f"{lease.log_id}/{lease.relay}/{lease.lane}/"
 
-    def step(self, wait_s: float, *, read: bool = True) -> Step:
+    def step(self, wait_s: float, *, read: bool = True, at_most: Allowance | None = None) -> Step:
         """Send a page if there is room and one to read, then look what was acknowledged.
 
         Waits up to `wait_s` for an acknowledgement where there was nothing to read. Without `read`
-        it only looks.
+        it only looks. `at_most` is what a limit allows the page to be.
         """
         self.check_lease()
         is_due = read and self._holding.is_due and not self._has_tried
@@ -112,7 +115,7 @@ class Term:
             if step is not None:
                 return step
             is_due = False
-        page = self._read() if read and self._has_room and not is_due else None
+        page = self._read(at_most) if read and self._has_room and not is_due else None
         if page is not None:
             # Finding it may have taken longer than the lease lasts by our clock. Without this a
             # relay would throw away what was found slowly, and look for it again, for ever.
@@ -123,7 +126,10 @@ class Term:
         if delivered and not self._in_flight:
             self._allowed = min(self._allowed * 2, self._limit)
         self.save_if_due()
-        return Step(len(page.records) if page is not None else 0, delivered)
+        if page is None:
+            return Step(0, delivered)
+        size = 0 if at_most is None else sum(payload_sizes(page.records))
+        return Step(len(page.records), delivered, size)
 
     def _poll(self, wait_s: float) -> None:
         try:
@@ -202,9 +208,12 @@ class Term:
     def _page_messages(self) -> int:
         return min(self._settings.page_messages, self._allowed)
 
-    def _read(self) -> Page | None:
+    def _read(self, at_most: Allowance | None) -> Page | None:
+        messages, size = self._page_messages, self._settings.page_bytes
+        if at_most is not None:
+            messages, size = min(messages, at_most.messages), min(size, at_most.bytes)
         with self._observer.waiting("database"):
-            return self._reader.read(self._page_messages, self._settings.page_bytes)
+            return self._reader.read(messages, size)
 
     def _send(self, page: Page) -> None:
         """Send a page but for what cannot be sent, which is held before the rest goes."""

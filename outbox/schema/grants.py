@@ -28,6 +28,15 @@ WRITER_COLUMNS = (
 #: What a writer says of a message that is not to be sent yet.
 SCHEDULE_COLUMNS = ("due_at", "wait_for")
 
+#: What a writer must know of the backlog, and what a relay notes of it (all but the first two).
+BACKLOG_COLUMNS = (
+    "backlog_limit",
+    "backlog_action",
+    "backlog_messages",
+    "backlog_seq",
+    "backlog_at",
+)
+
 
 def grants(
     names: Names,
@@ -64,11 +73,14 @@ def _writer(names: Names, role: str) -> list[str]:
         # To schedule, to find and cancel what was scheduled, and to release what waits.
         f"grant insert ({timing}, {', '.join(WRITER_COLUMNS)}) on {scheduled} to {role}",
         f"grant select (id, {timing}), update ({timing}), delete on {scheduled} to {role}",
+        # To know when too many messages wait.
+        f"grant select ({', '.join(BACKLOG_COLUMNS)}) on {names['outbox_meta']} to {role}",
     ]
 
 
 def _relay(names: Names, role: str) -> list[str]:
     columns, timing = ", ".join(WRITER_COLUMNS), ", ".join(SCHEDULE_COLUMNS)
+    noted = ", ".join(("log_id", "timeline", *BACKLOG_COLUMNS[2:]))
     return [
         # It moves what is due into the log.
         f"grant select, insert ({columns}) on {names['outbox_message']} to {role}",
@@ -85,9 +97,10 @@ def _relay(names: Names, role: str) -> list[str]:
         f"grant select, insert, update on {names['outbox_lane']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_process']} to {role}",
         f"grant select, insert, update, delete on {names['outbox_held']} to {role}",
+        f"grant select, insert, delete on {names['outbox_pause']} to {role}",
         # What was done cannot be undone in here.
         f"grant select, insert on {names['outbox_audit']} to {role}",
-        f"grant select, update (log_id, timeline) on {names['outbox_meta']} to {role}",
+        f"grant select, update ({noted}) on {names['outbox_meta']} to {role}",
     ]
 
 

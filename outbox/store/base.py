@@ -19,6 +19,7 @@ from outbox.store.scheduling import Schedule, ScheduleAdmin
 
 if TYPE_CHECKING:
     from outbox.store.held import HeldAdmin, HeldStore
+    from outbox.store.pauses import Pauses, PauseStore
 
 #: Up to this many messages the lag is counted, above it is estimated.
 COUNT_LIMIT = 10_000
@@ -188,6 +189,9 @@ class Store(Protocol):
     def processes(self, relay: str, within_s: float) -> list[str]:
         """Return the processes of a relay name that said something in the last `within_s`."""
 
+    def paused(self, relay: str) -> Pauses:
+        """Return what operators have paused of a relay name; by one small query."""
+
     def heartbeat(self, relay: str, process: str, state: str) -> None:
         """Say that this process is alive and what it is doing."""
 
@@ -234,6 +238,9 @@ class StoreAdmin(Protocol):
 
     def schedule(self) -> ScheduleAdmin:
         """Return what waits for its time or a condition. Forget it with the connection."""
+
+    def pauses(self) -> PauseStore:
+        """Return what operators have paused. Forget it with the connection."""
 
     def relays(self) -> list[str]:
         """Return the relay names."""

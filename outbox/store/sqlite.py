@@ -30,8 +30,10 @@ from outbox.store.base import (
 from outbox.store.held_admin import SQLITE, HeldActions
 from outbox.store.lanes import Lane, Topology
 from outbox.store.owner import is_certainly_dead
+from outbox.store.pauses import Pauses
 from outbox.store.sqlite_held import SQLiteHeld
 from outbox.store.sqlite_lanes import change, condition, read_eras
+from outbox.store.sqlite_pauses import SQLitePauses
 from outbox.store.sqlite_reader import BATCH, SQLiteReader, newest_seq
 from outbox.store.sqlite_scheduling import SQLiteSchedule
 from outbox.version import __version__
@@ -264,6 +266,14 @@ class SQLiteStore:
                 f"delete from {table} where relay = ? and seen_at < ?",
                 (relay, time.time() - FORGOTTEN_AFTER_S),
             )
+
+    def paused(self, relay: str) -> Pauses:
+        """Return what operators have paused of a relay name."""
+        return self.pauses().of(relay)
+
+    def pauses(self) -> SQLitePauses:
+        """Return what operators have paused."""
+        return SQLitePauses(self._names, self._translated, self._transaction)
 
     def forget_process(self, relay: str, process: str) -> None:
         """Say that this process has ended."""

@@ -21,6 +21,7 @@ from outbox.relay.settings import RelaySettings
 from outbox.store.base import Lease, LogReader, Slice, Store, Stream
 from outbox.store.held import HeldStore
 from outbox.store.opening import open_store
+from outbox.store.pauses import Pauses
 from outbox.store.scheduling import NothingScheduled, Schedule
 from outbox.testing.faults import Faults
 from outbox.testing.log import Row
@@ -151,6 +152,10 @@ class _StoreOfRows:
 
     def retire(self, lease: Lease) -> None:
         """Do nothing: the only stream stays."""
+
+    def paused(self, relay: str) -> Pauses:
+        """Return that nothing is."""
+        return Pauses(relay)
 
     def streams(self, relay: str) -> list[Stream]:  # noqa: ARG002 - the seam's signature
         """Return the only one: the rows are in the order of the log, whatever their lanes."""

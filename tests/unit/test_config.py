@@ -85,6 +85,8 @@ def test_every_setting_can_be_given_in_the_file_and_by_its_variable(tmp_path: Pa
         "poll_interval": "0.5",
         "wake_up": "notify",
         "lease": "20",
+        "max_messages_per_second": "500",
+        "max_bytes_per_second": "1e6",
         "connect_timeout": "3",
         "drain_timeout": "4",
         "http_host": "0.0.0.0",

@@ -134,6 +134,25 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name="OutboxPause",
+            fields=[
+                ("id", models.BigIntegerField(primary_key=True, serialize=False)),
+                ("relay", models.TextField(null=True)),
+                ("lane", models.TextField(null=True)),
+                ("topic", models.TextField(null=True)),
+                ("at", MomentField(verbose_name="paused at")),
+                ("actor", models.TextField()),
+                ("reason", models.TextField(null=True)),
+            ],
+            options={
+                "verbose_name": "pause",
+                "db_table": table_name("outbox_pause"),
+                "ordering": ["id"],
+                "managed": False,
+                "default_permissions": ("view",),
+            },
+        ),
+        migrations.CreateModel(
             name="OutboxAudit",
             fields=[
                 ("id", models.BigIntegerField(primary_key=True, serialize=False)),

@@ -22,8 +22,10 @@ from outbox.store.base import (
 )
 from outbox.store.held_admin import POSTGRESQL, HeldActions
 from outbox.store.lanes import Lane, Topology
+from outbox.store.pauses import Pauses
 from outbox.store.postgresql.beginning import Start, beginning, bound_of_later
 from outbox.store.postgresql.lanes import change, condition, has_sealed, read_topologies
+from outbox.store.postgresql.pauses import PostgreSQLPauses
 from outbox.store.postgresql.rotation import Rotation
 from outbox.store.postgresql.session import BY_INDEX, Session
 from outbox.version import __version__
@@ -163,6 +165,14 @@ class PostgreSQLAdmin:
                        and seen_at < clock_timestamp() - make_interval(secs => %s)""",
                 (relay, FORGOTTEN_AFTER_S),
             )
+
+    def paused(self, relay: str) -> Pauses:
+        """Return what operators have paused of a relay name."""
+        return self.pauses().of(relay)
+
+    def pauses(self) -> PostgreSQLPauses:
+        """Return what operators have paused."""
+        return PostgreSQLPauses(self.session, self._names)
 
     def forget_process(self, relay: str, process: str) -> None:
         """Say that this process has ended."""
