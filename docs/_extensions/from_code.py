@@ -201,6 +201,45 @@ def http_endpoints() -> str:
     )
 
 
+def faults() -> str:
+    """Whose fault each error of Kafka's is."""
+    from outbox.publishers.faults import FAULTS, Fault
+
+    return _table(
+        ("Whose fault", "What happens", "Errors, by librdkafka's names"),
+        [
+            (
+                fault.value,
+                fault.what_happens,
+                ", ".join(f"`{name}`" for name, found in FAULTS.items() if found is fault),
+            )
+            for fault in Fault
+        ],
+    )
+
+
+def retry_rules() -> str:
+    """Every key of the table [retry]."""
+    from outbox.config.retry_rules import RetryPolicy
+
+    meanings = {
+        "delay": "`exponential` doubles from `first_s` to `max_s`, of which it waits between half "
+        "and the whole; `fixed`; or `random`, between the two",
+        "first_s": "the delay after the first failure, in seconds",
+        "max_s": "the longest delay, in seconds",
+        "max_attempts": 'after so many a message is dead; `"never"`: it is tried for ever',
+        "max_age_s": "a message that was held, or requeued, longer ago is dead after its next "
+        "failure",
+        "after_failure": "`block`: later messages of its key wait; `skip`: they overtake it",
+    }
+    fields = {field.name: field for field in dataclasses.fields(RetryPolicy)}
+    _check_same(meanings, fields)
+    return _table(
+        ("Key", "Default", "Meaning"),
+        [(f"`{name}`", _default(fields[name].default), meanings[name]) for name in meanings],
+    )
+
+
 def doctor_checks() -> str:
     """Every check of the doctor."""
     from outbox.doctor.check import GROUPS
@@ -328,6 +367,8 @@ LISTINGS: dict[str, Callable[[], str]] = {
         metrics,
         alerts,
         http_endpoints,
+        faults,
+        retry_rules,
         doctor_checks,
         django_settings,
         django_relay_keys,

@@ -31,6 +31,8 @@ COMMANDS = {
     "resume": "outbox.cli.pauses:resume",
     "paused": "outbox.cli.pauses:paused",
     "scheduled": "outbox.cli.scheduled:scheduled",
+    "held": "outbox.cli.held:held",
+    "audit": "outbox.cli.audit:audit",
     "prune": "outbox.cli.prune:prune",
     "verify": "outbox.cli.verify:verify",
     "replay": "outbox.cli.replay:replay",

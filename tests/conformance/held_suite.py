@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from outbox.errors import LogInconsistent
 from outbox.record import Position, Record
 from outbox.store.base import Lease, LeaseLost
-from outbox.store.held import HeldRecord, HeldStore, Hold
+from outbox.store.held import Action, HeldFilter, HeldRecord, HeldStore, Hold
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, read_all
 
 MANY, MUCH = 1_000, 10_000_000
@@ -283,3 +284,85 @@ class HeldSuite:
         # and a name that is forgotten takes what it held with it
         at.store.forget_relay("default")
         assert at.column("seq") == []
+
+    # Operators
+
+    def test_states_are_counted_and_found_by_every_filter(self, kit: StoreKit) -> None:
+        at = scene(kit, "a", "a", "b", "c")
+        dead = Hold(at.seq(2), "dead", blocks=True, attempts=9, fault="message", error="too large")
+        at.hold(at.failed(0), at.blocked(1), dead)
+        admin = kit.store().held_admin()
+        assert admin.counts("default") == {"retrying": 1, "blocked": 1, "dead": 1, "expired": 0}
+        assert admin.counts("other")["dead"] == 0
+        (found,) = admin.find(HeldFilter("default", ("dead",)), MANY)
+        assert (found.seq, found.key, found.attempts, found.error) == (
+            at.seq(2),
+            "b",
+            9,
+            "too large",
+        )
+        assert [m.seq for m in admin.find(HeldFilter("default", key="a"), MANY)] == [
+            at.seq(0),
+            at.seq(1),
+        ]
+        assert [m.seq for m in admin.find(HeldFilter("default"), 1, at.seq(0))] == [at.seq(1)]
+        assert admin.find(HeldFilter("default", topic="u"), MANY) == []
+        assert [m.seq for m in admin.find(HeldFilter("default", id=found.id), MANY)] == [found.seq]
+        assert admin.count(HeldFilter("default"), 2) == 2
+        content = admin.content("default", at.seq(2))
+        assert content is not None
+        assert content[1:9] == at.records[2][1:9]
+
+    def test_what_is_requeued_is_due_as_if_it_had_never_failed(self, kit: StoreKit) -> None:
+        at = scene(kit, "a", "a", "b")
+        at.hold(
+            Hold(at.seq(0), "dead", blocks=True, attempts=9),
+            at.blocked(1),
+            at.failed(2, delay_s=9000.0),
+        )
+        admin = kit.store().held_admin()
+        assert admin.requeue(HeldFilter("default"), MANY, ACTION) == (2, None)
+        assert sorted(at.due_seqs()) == [at.seq(0), at.seq(2)]
+        assert at.column("attempts") == [0, 0, 0]
+        assert at.column("state") == ["retrying", "blocked", "retrying"]
+
+    def test_discarding_a_head_lets_the_next_come(self, kit: StoreKit) -> None:
+        at = scene(kit, "a", "a", "a")
+        at.hold(at.failed(0, delay_s=9000.0), at.blocked(1), at.blocked(2))
+        admin = kit.store().held_admin()
+        assert admin.discard(HeldFilter("default", ("retrying",)), MANY, ACTION) == (1, None)
+        assert at.due_seqs() == [at.seq(1)]
+        assert at.held.stopped_keys(at.lease, MANY) == {("t", "a")}
+
+    def test_in_batches_the_head_goes_last_so_that_nothing_is_sent_meanwhile(
+        self, kit: StoreKit
+    ) -> None:
+        at = scene(kit, *"aaaaa")
+        at.hold(at.failed(0, delay_s=9000.0), *[at.blocked(number) for number in range(1, 5)])
+        admin = kit.store().held_admin()
+        counts, mark = [], None
+        while True:
+            count, mark = admin.discard(HeldFilter("default"), 2, ACTION, mark)
+            counts.append(count)
+            assert at.due() == []
+            if mark is None:
+                break
+        assert counts == [2, 2, 1]
+        assert at.column("seq") == []
+        # and the audit tells of it as one action
+        (action,) = admin.audit(MANY)
+        assert (action.actor, action.command, action.messages) == ("ada", "held discard", 5)
+        assert action.what == {"topic": "t"}
+        assert action.at == pytest.approx(time.time(), abs=60)
+
+    def test_nothing_done_is_nothing_noted(self, kit: StoreKit) -> None:
+        scene(kit, "a")
+        admin = kit.store().held_admin()
+        assert admin.requeue(HeldFilter("default"), MANY, ACTION) == (0, None)
+        assert admin.discard(HeldFilter("default"), MANY, ACTION) == (0, None)
+        assert admin.audit(MANY) == []
+
+
+ACTION = Action(
+    "018f3f1e-0000-7000-8000-00000000000a", "ada", "host pid=1", "held discard", {"topic": "t"}
+)

@@ -1,0 +1,111 @@
+"""The commands for held messages, on a SQLite file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from outbox.cli.app import run
+from outbox.database import connect_sqlite
+from outbox.migrations import migrate
+
+ID = "018f3f1e-0000-7000-8000-00000000000{}"
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a log with a dead message and two behind it."""
+    path = tmp_path / "log.db"
+    migrate(f"sqlite:///{path}")
+    monkeypatch.setenv("OUTBOX_DATABASE_URL", f"sqlite:///{path}")
+    connection = connect_sqlite(str(path))
+    for number in (1, 2, 3):
+        connection.execute(
+            "insert into outbox_held (relay, lane, seq, created_at, id, topic, key, payload, state,"
+            " blocks) values ('default', 'default', ?, 1e9, ?, 'orders', 'ada', x'78', ?, 1)",
+            (number, ID.format(number), "dead" if number == 1 else "blocked"),
+        )
+    connection.close()
+    return path
+
+
+def states(database: Path) -> list[str]:
+    connection = connect_sqlite(str(database))
+    rows = connection.execute("select state from outbox_held order by seq").fetchall()
+    connection.close()
+    return [state for (state,) in rows]
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert run([*arguments, "--json"]) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_what_is_held_is_listed_and_shown(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = printed(capsys, "held", "list", "--state", "dead")
+    assert listed["schema"] == "outbox.held/1"
+    assert listed["counts"] == {"retrying": 0, "blocked": 2, "dead": 1, "expired": 0}
+    assert [message["seq"] for message in listed["messages"]] == [1]  # type: ignore[attr-defined]  # JSON
+    assert run(["held", "show", ID.format(1)]) == 0
+    out = capsys.readouterr().out
+    assert "orders" in out
+    assert "payload" not in out, "a payload may be nobody's business"
+    assert run(["held", "show", ID.format(1), "--payload"]) == 0
+    assert "payload" in capsys.readouterr().out
+    assert states(database) == ["dead", "blocked", "blocked"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["discard"], 2, "say --all-matching"),
+        (["requeue", "--topic", "orders"], 2, "say --all-matching"),
+        (["discard", "--id", "7"], 2, "'7' is not a message's id"),
+        (["show", "7"], 2, "'7' is not a message's id"),
+        (["show", ID.format(9)], 1, "holds no message"),
+        (["list", "--name", "nobody"], 78, "no relay called 'nobody'"),
+        (["discard", "--all-matching", "--name", "nobody", "--yes"], 78, "no relay called"),
+    ],
+)
+def test_mistakes_change_nothing(
+    database: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    says: str,
+) -> None:
+    assert run(["held", *arguments]) == code
+    assert says in capsys.readouterr().err
+    assert states(database) == ["dead", "blocked", "blocked"]
+
+
+def test_nothing_is_discarded_without_a_yes(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["held", "discard", "--all-matching"]) == 1  # nobody is there to answer
+    assert "discard 3 messages?" in capsys.readouterr().err
+    assert run(["held", "discard", "--all-matching", "--dry-run"]) == 0
+    assert states(database) == ["dead", "blocked", "blocked"]
+
+
+def test_what_was_done_is_in_the_audit(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    requeued = printed(capsys, "held", "requeue", "--id", ID.format(1), "--yes")
+    assert (requeued["matching"], requeued["changed"]) == (1, 1)
+    assert states(database) == ["retrying", "blocked", "blocked"]
+    discarded = printed(capsys, "held", "discard", "--key", "ada", "--all-matching", "--yes")
+    assert discarded["changed"] == 3
+    assert states(database) == []
+    listed = printed(capsys, "audit", "list")
+    actions: list[dict[str, object]] = listed["actions"]  # type: ignore[assignment]  # JSON
+    assert [(action["command"], action["messages"]) for action in actions] == [
+        ("held discard", 3),
+        ("held requeue", 1),
+    ]
+    assert actions[0]["what"]["key"] == "ada"  # type: ignore[index]  # JSON
+    assert run(["audit", "list"]) == 0
+    assert "held discard" in capsys.readouterr().out
