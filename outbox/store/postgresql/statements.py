@@ -10,9 +10,9 @@ from outbox.store.postgresql.lanes import END, condition
 from outbox.store.postgresql.sequence import LAST_VALUE
 from outbox.store.postgresql.session import ABANDONED, BY_INDEX
 
-_COLUMNS = (
 #: By the database's clock when it began to read. Null where the message does not expire.
 _EXPIRED = "expires_at <= statement_timestamp()"
+_COLUMNS = (
     "seq, id::text, topic, key, payload, type, content_type, headers::text as headers, "
     f"traceparent, tracestate, {_EXPIRED} as expired"
 )
