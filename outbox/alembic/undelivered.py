@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from outbox.alembic.place import MigrationRefused
+from outbox.schema.streams import is_changing, stream
 
 if TYPE_CHECKING:
     from outbox.database import Dialect
@@ -53,19 +54,42 @@ def _undelivered(dialect: Dialect, names: Names) -> str:
     beside = " union all ".join(
         f"select 1 from {names[table]}" for table in ("outbox_scheduled", "outbox_held")
     )
-    if dialect == "sqlite":
-        return (
-            f"select 1 from {log} where seq > (select coalesce(min(after_seq), 0) from {cursor}) "
-            f"union all {beside} limit {_ENOUGH}"
-        )
-    # A cursor whose plan is missing, and a log without cursors, have delivered nothing.
+    waiting = _on_sqlite(names) if dialect == "sqlite" else _on_postgresql(names)
     return f"""select 1 from {log} as m
-                where not exists (select from {cursor})
-                   or exists (
-                      select from {cursor} as c
-                        left join {names["outbox_plan"]} as p using (relay, lane, plan_no)
-                       where p.plan_no is null
-                          or not (pg_visible_in_snapshot(m.xid, p.last)
-                                  or (pg_visible_in_snapshot(m.xid, p.target)
-                                      and m.seq <= c.after_seq)))
+                where not exists (select 1 from {cursor}) or {waiting}
                 union all {beside} limit {_ENOUGH}"""
+
+
+def _on_sqlite(names: Names) -> str:
+    """Return the condition of messages that some relay name has not delivered.
+
+    Of a lane that was removed there is no cursor once all of it is delivered.
+    """
+    cursor, lanes = names["outbox_cursor"], names["outbox_lane"]
+    return f"""exists (
+        select 1 from (select distinct relay from {cursor}) as r
+          left join {cursor} as c
+            on c.relay = r.relay
+           and c.lane = coalesce(
+                   (select l.lane from {lanes} as l
+                     where l.lane = m.lane
+                       and l.generation = (select max(g.generation) from {lanes} as g
+                                            where g.after_seq < m.seq)), 'default')
+         where c.after_seq < m.seq
+            or (c.relay is null and m.seq > (select max(g.after_seq) from {lanes} as g)))"""
+
+
+def _on_postgresql(names: Names) -> str:
+    """Return the same. Each message is asked of the stream it belongs to; of all streams, while it
+    is not certain which that is. A cursor whose plan is missing has delivered nothing."""
+    cursor = names["outbox_cursor"]
+    return f"""exists (
+        select from (select relay, {is_changing(names, "d.relay")} as is_changing
+                       from (select distinct relay from {cursor}) as d) as r
+          left join {cursor} as c
+            on c.relay = r.relay and (r.is_changing or c.lane = {stream(names, "m")})
+          left join {names["outbox_plan"]} as p
+            on p.relay = c.relay and p.lane = c.lane and p.plan_no = c.plan_no
+         where p.plan_no is null
+            or not (pg_visible_in_snapshot(m.xid, p.last)
+                    or (pg_visible_in_snapshot(m.xid, p.target) and m.seq <= c.after_seq)))"""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from outbox.config.settings import Settings
     from outbox.publishers.diagnosis import BrokerDiagnosis, Cluster, TopicState
     from outbox.store.base import RelayStatus
-    from outbox.store.diagnosis import Cursor, Diagnosis, Sequence, Table, TopicUse
+    from outbox.store.diagnosis import Cursor, Diagnosis, LaneUse, Sequence, Table, TopicUse
     from outbox.store.postgresql.diagnosis import PostgreSQLDiagnosis
     from outbox.store.sqlite_diagnosis import SQLiteDiagnosis
 
@@ -81,6 +81,10 @@ class Patient:
     def lanes(self) -> list[RelayStatus]:
         """Return how far every relay name is."""
         return self._once("lanes", self.database.progress)
+
+    def lane_use(self) -> LaneUse:
+        """Return the lanes of the log, and which of them messages name."""
+        return self._once("lane use", self.database.lane_use)
 
     def tables(self) -> list[Table]:
         """Return our tables."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outbox.doctor import broker, configuration, database, log, relays, topics, tracing
+from outbox.doctor import broker, configuration, database, lanes, log, relays, topics, tracing
 from outbox.doctor.check import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -10,6 +10,7 @@ CHECKS: tuple[Check, ...] = (
     *database.CHECKS,
     *log.CHECKS,
     *relays.CHECKS,
+    *lanes.CHECKS,
     *broker.CHECKS,
     *topics.CHECKS,
     *tracing.CHECKS,

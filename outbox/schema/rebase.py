@@ -15,6 +15,14 @@ from outbox.database import DatabaseUrl
 from outbox.errors import ConfigurationError, LogInconsistent
 from outbox.names import Names
 from outbox.schema import postgresql
+from outbox.schema.streams import (
+    forget_others,
+    is_changing,
+    present_generation,
+    present_streams,
+    require_lanes,
+    stream,
+)
 from outbox.schema.version import require_schema
 
 if TYPE_CHECKING:
@@ -55,6 +63,8 @@ class _Cursor:
     next_floor: int | None
     newest_plan: int
     ahead: bool
+    is_present: bool
+    is_changing: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +94,7 @@ def rebase(
     url = DatabaseUrl.parse(url) if isinstance(url, str) else url
     names = Names() if names is None else names
     if url.dialect != "postgresql":
-        raise ConfigurationError(
-            "--rebase is for PostgreSQL; a SQLite log stays right when its file is copied"
-        )
+        raise ConfigurationError("--rebase is for PostgreSQL; a copied SQLite log stays right")
     with postgresql.transaction(url, password_callback=password_callback) as connection:
         schema = postgresql.place(connection, names)
         postgresql.lock_place(connection, schema, names)
@@ -107,26 +115,28 @@ def _lock(connection: psycopg.Connection, names: Names, lock_timeout: float) -> 
         f"set local lock_timeout = {round(lock_timeout * 1000)}; set local statement_timeout = 0; "
         "set local synchronous_commit = on",
     )
-    for relation in ("outbox_message", "outbox_cursor", "outbox_plan"):
+    for relation in ("outbox_lane", "outbox_message", "outbox_cursor", "outbox_plan"):
         postgresql.run(connection, f"lock table {names[relation]} in access exclusive mode")
 
 
 def _rebase(connection: psycopg.Connection, names: Names) -> list[Rebased]:
+    require_lanes(connection, names)
     log = _read_log(connection, names)
     cursors = _read_cursors(connection, names)
     _move_sequence(connection, names, log, cursors)
     _renumber(connection, names, log, cursors)
-    floors = [_floor(connection, names, log, cursor) for cursor in cursors]
+    floors = _floors(connection, names, log, cursors)
     _stamp(connection, names)
-    for cursor, floor in zip(cursors, floors, strict=True):
+    forget_others(connection, names)
+    for cursor, floor in floors:
         _write_cursor(connection, names, cursor, floor)
     postgresql.run(
         connection,
         f"update {names['outbox_meta']} set log_id = gen_random_uuid(), timeline = null",
     )
     return [
-        Rebased(cursor.relay, cursor.lane, _count_above(connection, names, floor))
-        for cursor, floor in zip(cursors, floors, strict=True)
+        Rebased(cursor.relay, cursor.lane, _count_above(connection, names, cursor.lane, floor))
+        for cursor, floor in floors
     ]
 
 
@@ -166,7 +176,8 @@ def _read_cursors(connection: psycopg.Connection, names: Names) -> list[_Cursor]
                    greatest(c.plan_no, (select coalesce(max(plan_no), 0)
                                           from {names["outbox_plan"]} where relay = c.relay)),
                    coalesce(pg_snapshot_xmax(newest.target)
-                            > pg_snapshot_xmax(pg_current_snapshot()), false)
+                            > pg_snapshot_xmax(pg_current_snapshot()), false),
+                   c.lane in ({present_streams(names)}), {is_changing(names, "c.relay")}
               from {names["outbox_cursor"]} as c
               left join {names["outbox_plan"]} as p using (relay, lane, plan_no)
               left join lateral (
@@ -249,14 +260,37 @@ _FOREIGN_ID = (
 )
 
 
+def _floors(
+    connection: psycopg.Connection, names: Names, log: _Log, cursors: list[_Cursor]
+) -> list[tuple[_Cursor, int]]:
+    """Return where each of the present streams begins.
+
+    While lanes are changing, what is of a stream now may be waiting in another one. Then all of a
+    relay name begin where the one begins that is behind all others.
+    """
+    found = [(cursor, _floor(connection, names, log, cursor)) for cursor in cursors]
+    lowest: dict[str, int] = {}
+    for cursor, floor in found:
+        lowest[cursor.relay] = min(floor, lowest.get(cursor.relay, floor))
+    return [
+        (cursor, lowest[cursor.relay] if cursor.is_changing else floor)
+        for cursor, floor in found
+        if cursor.is_present
+    ]
+
+
 def _floor(connection: psycopg.Connection, names: Names, log: _Log, cursor: _Cursor) -> int:
-    """Return a number such that every message up to it is certainly delivered to this relay."""
+    """Return a number such that every message up to it is certainly delivered to this relay, or
+    another stream's."""
     delivered = _delivered(log, cursor)
+    ours = "true" if cursor.is_changing else f"{stream(names, 'm')} = %(lane)s"
     first, top = postgresql.one(
         connection,
-        f"""select min(m.seq) filter (where not ({delivered})), coalesce(max(m.seq), 0)
+        f"""select min(m.seq) filter (where not ({delivered}) and {ours}),
+                   coalesce(max(m.seq), 0)
               from {names["outbox_message"]} as m""",
         {
+            "lane": cursor.lane,
             "last": cursor.last,
             "target": cursor.target,
             "after_seq": cursor.after_seq,
@@ -342,18 +376,23 @@ def _write_cursor(
     postgresql.run(
         connection,
         f"""insert into {names["outbox_plan"]}
-                   (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor)
+                   (relay, lane, plan_no, epoch, last, floor, target, target_floor, next_floor,
+                    generation)
             select relay, lane, plan_no, epoch, '{_FIRST_XID}:{_FIRST_XID}:', after_seq,
                    pg_current_snapshot(), after_seq,
                    (select case when is_called then last_value else 0 end
-                      from {names["outbox_message_seq"]})
+                      from {names["outbox_message_seq"]}),
+                   {present_generation(names)}
               from {names["outbox_cursor"]} where relay = %(relay)s and lane = %(lane)s""",
         values,
     )
 
 
-def _count_above(connection: psycopg.Connection, names: Names, floor: int) -> int:
+def _count_above(connection: psycopg.Connection, names: Names, lane: str, floor: int) -> int:
     (count,) = postgresql.one(
-        connection, f"select count(*) from {names['outbox_message']} where seq > %s", (floor,)
+        connection,
+        f"""select count(*) from {names["outbox_message"]} as m
+             where m.seq > %s and {stream(names, "m")} = %s""",
+        (floor, lane),
     )
     return cast("int", count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -9,6 +10,7 @@ from outbox.errors import OutboxError
 from outbox.schema.check import Finding
 from outbox.schema.version import Component
 from outbox.store.base import Blocker, RelayStatus
+from outbox.store.lanes import Lane
 
 #: So many waiting messages, of each relay name and kind, and so many of the latest are looked at
 #: to learn which topics are in use.
@@ -63,6 +65,14 @@ class Cursor:
     lease_s: float | None
     owner: str | None
     cluster_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneUse:
+    """The lanes of the log, and how many of its latest messages name each other than `default`."""
+
+    lanes: tuple[Lane, ...]
+    named: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +199,9 @@ class Diagnosis(Protocol):
 
     def progress(self) -> list[RelayStatus]:
         """Return how far every relay name is."""
+
+    def lane_use(self) -> LaneUse:
+        """Return the lanes, and which of them messages name."""
 
     def holders(self) -> list[Blocker]:
         """Return the transactions that hold messages."""

@@ -28,11 +28,11 @@ from outbox.store.base import (
     unknown_relay,
 )
 from outbox.store.held_admin import SQLITE, HeldActions
-from outbox.store.lanes import Lane, Topology
+from outbox.store.lanes import Lane
 from outbox.store.owner import is_certainly_dead
 from outbox.store.pauses import Pauses
 from outbox.store.sqlite_held import SQLiteHeld
-from outbox.store.sqlite_lanes import change, condition, read_eras
+from outbox.store.sqlite_lanes import Era, belonging, change, read_eras
 from outbox.store.sqlite_pauses import SQLitePauses
 from outbox.store.sqlite_reader import BATCH, SQLiteReader, newest_seq
 from outbox.store.sqlite_scheduling import SQLiteSchedule
@@ -233,21 +233,21 @@ class SQLiteStore:
     def delivered(self, relay: str, horizon: str) -> bool:
         """Return whether everything up to the seq `horizon` is delivered."""
         with self._translated() as connection:
-            present = read_eras(connection, self._names)[-1]
+            eras = read_eras(connection, self._names)
             rows = connection.execute(
                 f"select lane, after_seq from {self._names['outbox_cursor']} where relay = ?",
                 (relay,),
             ).fetchall()
-            # As long as lanes are changing it is not certain whose a message is.
-            return all(after >= present.after_seq for _, after in rows) and not any(
-                self._waits(connection, condition(present.lanes, stream), after, int(horizon))
+            # As long as lanes are changing somebody may have to wait for what is delivered.
+            return all(after >= eras[-1].after_seq for _, after in rows) and not any(
+                self._waits(connection, belonging(eras, stream, after), after, int(horizon))
                 for stream, after in rows
             )
 
     def _waits(self, connection: sqlite3.Connection, ours: str, after: int, horizon: int) -> bool:
         (remains,) = connection.execute(
             f"""select exists (select 1 from {self._names["outbox_message"]}
-                                where seq > ? and seq <= ? and {ours})""",
+                                where seq > ? and seq <= ? and ({ours}))""",
             (after, horizon),
         ).fetchone()
         return bool(remains)
@@ -294,13 +294,13 @@ class SQLiteStore:
             ).fetchall()
             if relay is not None and not rows:
                 raise ConfigurationError(unknown_relay(relay))
-            present = read_eras(connection, self._names)[-1].lanes
-            return [self._status(connection, present, *row) for row in rows]
+            eras = read_eras(connection, self._names)
+            return [self._status(connection, eras, *row) for row in rows]
 
     def _status(
         self,
         connection: sqlite3.Connection,
-        lanes: Topology,
+        eras: Sequence[Era],
         relay: str,
         lane: str,
         after: int,
@@ -311,7 +311,7 @@ class SQLiteStore:
         count, oldest = connection.execute(
             f"""select count(*), min(created_at) from (
                     select created_at from {self._names["outbox_message"]}
-                     where seq > ? and {condition(lanes, lane)}
+                     where seq > ? and ({belonging(eras, lane, after)})
                      order by seq limit {COUNT_LIMIT})""",
             (after,),
         ).fetchone()

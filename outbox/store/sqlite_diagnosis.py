@@ -15,7 +15,7 @@ from outbox.errors import ConfigurationError, DatabaseUnavailable, SchemaMissing
 from outbox.schema.check import Finding, check_sqlite
 from outbox.schema.version import Component
 from outbox.store.base import Blocker, RelayStatus
-from outbox.store.diagnosis import SAMPLE, Cursor, Sequence, Server, Skew, TopicUse
+from outbox.store.diagnosis import SAMPLE, Cursor, LaneUse, Sequence, Server, Skew, TopicUse
 from outbox.store.sqlite import SQLiteStore
 
 #: A file that somebody writes to for longer than this, in seconds, is not waited for.
@@ -150,6 +150,11 @@ class SQLiteDiagnosis(SQLiteStore):
         """Return how far every relay name is."""
         with self._looking():
             return self.status()
+
+    def lane_use(self) -> LaneUse:
+        """Return the lanes, and which of them messages name."""
+        with self._looking():
+            return LaneUse(tuple(self.lanes()), self.other_lanes(0)[0])
 
     def holders(self) -> list[Blocker]:
         """Return nothing: an open transaction keeps other writers out, and holds no messages."""

@@ -14,6 +14,8 @@ from outbox.errors import ConfigurationError, LogInconsistent
 from outbox.names import Names
 from outbox.store.lanes import Lane, Topology, same_streams
 
+_FOR_EVER = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Era:
@@ -34,6 +36,16 @@ def condition(lanes: Topology, stream: str) -> str:
         return "1"
     others = ", ".join(f"'{lane}'" for lane in selection.others)
     return f"(lane is null or lane not in ({others}))"
+
+
+def belonging(eras: Sequence[Era], stream: str, after: int) -> str:
+    """Return the SQL condition of a stream's rows above `after`, era by era."""
+    ends = [*(era.after_seq for era in eras[1:]), _FOR_EVER]
+    return " or ".join(
+        f"(seq > {era.after_seq} and seq <= {end} and {condition(era.lanes, stream)})"
+        for era, end in zip(eras, ends, strict=True)
+        if end > after
+    )
 
 
 def read_eras(connection: sqlite3.Connection, names: Names) -> list[Era]:

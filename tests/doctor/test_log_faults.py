@@ -274,3 +274,42 @@ def test_a_process_of_another_version(either: Installation) -> None:
         " values ('default', 'host pid=1', '0.0.1', 'publishing')"
     )
     assert "host pid=1 runs version 0.0.1" in either.doctor().only("relay-versions")["found"]
+
+
+# Lanes
+
+
+def test_a_lane_that_nobody_declared(either: Installation) -> None:
+    for lane in ("urgent", "urgent", "default", None):
+        either.add(lane=f"'{lane}'" if lane else "null")
+
+    finding = either.doctor().only("lanes-declared")
+
+    assert finding["outcome"] == "warning"
+    assert "2 messages of the latest name lane 'urgent'" in finding["found"]
+    assert "outbox-relay lanes declare urgent" in finding["advice"]
+    # And once it is declared all is well
+    assert either.relay("lanes", "declare", "urgent") == 0
+    assert either.doctor().outcome("lanes-declared") == "ok"
+
+
+def test_a_stream_of_earlier_lanes_that_nobody_serves(either: Installation) -> None:
+    assert either.relay("lanes", "declare", "bulk") == 0
+    assert either.doctor().outcome("lanes-streams") == "ok"
+    assert either.relay("lanes", "remove", "bulk") == 0
+
+    finding = either.doctor().only("lanes-streams")
+
+    assert finding["outcome"] == "warning"
+    assert "stream bulk of relay default is none of the present lanes" in finding["found"]
+    assert "outbox-relay run --name default" in finding["advice"]
+
+
+def test_a_stream_without_a_cursor(either: Installation) -> None:
+    assert either.relay("lanes", "declare", "bulk") == 0
+    either.execute("delete from outbox_cursor where lane = 'bulk'")
+
+    finding = either.doctor().only("lanes-streams")
+
+    assert finding["outcome"] == "failed"
+    assert "relay default has no cursor for stream bulk" in finding["found"]

@@ -60,18 +60,22 @@ class Log:
         )
         self.written.append(payload)
 
-    def deliver(self, limit: int = 1_000_000, *, relay: str = "default") -> list[str]:
+    def deliver(
+        self, limit: int = 1_000_000, *, relay: str = "default", stream: str = "default"
+    ) -> list[str]:
         """Take `limit` messages, as a relay does, save the position, and return them."""
-        with self.relaying(relay) as take:
+        with self.relaying(relay, stream) as take:
             return take(limit)
 
     @contextmanager
-    def relaying(self, relay: str = "default") -> Iterator[Callable[[int], list[str]]]:
+    def relaying(
+        self, relay: str = "default", stream: str = "default"
+    ) -> Iterator[Callable[[int], list[str]]]:
         """Hold the lane and yield a function that takes so many messages."""
         store = open_store(DatabaseUrl.parse(self.url), Names())
         store.connect()
         with closing(store):
-            lease = store.acquire(relay, "default", "test", 10.0)
+            lease = store.acquire(relay, stream, "test", 10.0)
             assert lease is not None
             reader: Any = store.reader(lease)
             position: Position = lease.position

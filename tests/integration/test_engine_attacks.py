@@ -23,6 +23,7 @@ from outbox.relay.settings import RelaySettings
 from outbox.store.base import LeaseLost
 from outbox.store.owner import is_certainly_dead, new_owner
 from outbox.store.postgresql.lanes import read_topologies
+from outbox.store.postgresql.undelivered import undelivered
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import LEASE_S, StoreKit, acquire, keys, read_all
 from tests.terms import begin_term
@@ -307,7 +308,7 @@ class TestPace:
             )
             and writer.execute(
                 "explain (analyze, format json) "
-                + store._undelivered(1, read_topologies(writer, kit.names), "default"),
+                + undelivered(kit.names, 1, read_topologies(writer, kit.names), "default"),
                 {"relay": "default", "lane": "default", "horizon": None},
             ).fetchone()
         )

@@ -24,10 +24,11 @@ from outbox.store.held_admin import POSTGRESQL, HeldActions
 from outbox.store.lanes import Lane, Topology
 from outbox.store.pauses import Pauses
 from outbox.store.postgresql.beginning import Start, beginning, bound_of_later
-from outbox.store.postgresql.lanes import change, condition, has_sealed, read_topologies
+from outbox.store.postgresql.lanes import change, has_sealed, read_topologies
 from outbox.store.postgresql.pauses import PostgreSQLPauses
 from outbox.store.postgresql.rotation import Rotation
 from outbox.store.postgresql.session import BY_INDEX, Session
+from outbox.store.postgresql.undelivered import since, undelivered
 from outbox.version import __version__
 
 #: To remove a file of many gigabytes may take a server as long, in seconds.
@@ -75,19 +76,25 @@ class PostgreSQLAdmin:
             connection.execute(BY_INDEX)
             topologies = read_topologies(connection, self._names)
             streams = self._streams(connection, relay)
-            # As long as lanes are changing it is not certain whose a message is.
-            if not has_sealed(connection, self._names, relay, streams, topologies[-1].generation):
+            # As long as lanes are changing somebody may have to wait for what is delivered.
+            if not has_sealed(
+                connection, self._names, relay, list(streams), topologies[-1].generation
+            ):
                 return False
             return not any(
-                self._waits(connection, topologies, relay, stream, horizon) for stream in streams
+                self._waits(connection, since(generation, topologies), relay, stream, horizon)
+                for stream, generation in streams.items()
             )
 
-    def _streams(self, connection: psycopg.Connection, relay: str) -> list[str]:
+    def _streams(self, connection: psycopg.Connection, relay: str) -> dict[str, int | None]:
+        """Return the streams, and under which lanes each of them has come to where it is."""
         rows = connection.execute(
-            f"select lane from {self._names['outbox_cursor']} where relay = %s order by lane",
+            f"""select lane, generation from {self._names["outbox_cursor"]}
+                  left join {self._names["outbox_plan"]} using (relay, lane, plan_no)
+                 where relay = %s order by lane""",
             (relay,),
         ).fetchall()
-        return [stream for (stream,) in rows]
+        return dict(rows)
 
     def _waits(
         self,
@@ -98,53 +105,10 @@ class PostgreSQLAdmin:
         horizon: str,
     ) -> bool:
         row = connection.execute(
-            f"select exists (select from ({self._undelivered(1, topologies, stream)}) as m)",
+            f"select exists (select from ({undelivered(self._names, 1, topologies, stream)}) as m)",
             {"relay": relay, "lane": stream, "horizon": horizon},
         ).fetchone()
         return cast("tuple[bool]", row)[0]
-
-    def _undelivered(self, limit: int, topologies: Sequence[Topology], stream: str) -> str:
-        """Return a query of messages a stream has not delivered, `limit` of each of four kinds.
-
-        What is fresh or late in the cursor's own plan, above its position; and what is fresh or
-        late after that plan. Each kind is read by an index, from where the cursor stands.
-        """
-        log = self._names["outbox_message"]
-        visible = f"""(%(horizon)s::text is null
-                      or pg_visible_in_snapshot(m.xid, %(horizon)s::text::pg_snapshot))
-                      {_belonging(topologies, stream)}"""
-        in_target = "pg_visible_in_snapshot(m.xid, c.target)"
-        fresh = "c", "m.seq"
-        # One id at a time and compared as rows, as the reader does: only (xid, seq) fits that.
-        late = "c cross join lateral pg_snapshot_xip(c.{}) as late (id)", "m.xid, m.seq"
-        ids = f"(m.xid, m.seq) > (late.id, {{}}) and (m.xid, m.seq) <= (late.id, {2**63 - 1})"
-        kinds = (
-            (
-                *fresh,
-                f"""m.seq > greatest(c.after_seq, c.floor)
-                    and m.xid >= pg_snapshot_xmax(c.last) and {in_target}""",
-            ),
-            (late[0].format("last"), late[1], f"{ids.format('c.after_seq')} and {in_target}"),
-            (*fresh, "m.seq > c.target_floor and m.xid >= pg_snapshot_xmax(c.target)"),
-            (late[0].format("target"), late[1], ids.format(0)),
-        )
-        union = " union all ".join(
-            f"""(select m.seq, m.created_at from {source} cross join lateral (
-                    select m.seq, m.created_at from {log} as m
-                     where {kind} and {visible} order by {order} limit {limit}) as m
-                  limit {limit})"""
-            for source, order, kind in kinds
-        )
-        return f"""
-            with c as materialized (
-                select p.last, p.floor, p.target, p.target_floor, c.after_seq,
-                       (select target from {self._names["outbox_plan"]} as s
-                         where s.relay = c.relay and s.lane = c.lane
-                         order by s.plan_no desc limit 1) as sealed
-                  from {self._names["outbox_cursor"]} as c
-                  join {self._names["outbox_plan"]} as p using (relay, lane, plan_no)
-                 where c.relay = %(relay)s and c.lane = %(lane)s)
-            {union}"""
 
     # Who runs
 
@@ -188,16 +152,20 @@ class PostgreSQLAdmin:
         """Return the state of every relay name, or of one."""
         with self.session.translated() as connection:
             rows = connection.execute(
-                f"""select relay, lane, plan_no, owner, cluster_id,
+                f"""select generation, relay, lane, plan_no, owner, cluster_id,
                            extract(epoch from lease_until - clock_timestamp())::float8
                       from {self._names["outbox_cursor"]}
+                      left join {self._names["outbox_plan"]} using (relay, lane, plan_no)
                      where %(relay)s::text is null or relay = %(relay)s order by relay, lane""",
                 {"relay": relay},
             ).fetchall()
             if relay is not None and not rows:
                 raise ConfigurationError(unknown_relay(relay))
             topologies = read_topologies(connection, self._names)
-            return [self._status(connection, topologies, *row) for row in rows]
+            return [
+                self._status(connection, since(generation, topologies), *row)
+                for generation, *row in rows
+            ]
 
     def _status(
         self,
@@ -244,7 +212,7 @@ class PostgreSQLAdmin:
             row = connection.execute(
                 f"""select count(*), min(m.seq),
                            extract(epoch from clock_timestamp() - min(created_at))::float8
-                      from ({self._undelivered(COUNT_LIMIT, topologies, lane)}) as m""",
+                      from ({undelivered(self._names, COUNT_LIMIT, topologies, lane)}) as m""",
                 {"relay": relay, "lane": lane, "horizon": None},
             ).fetchone()
         count, oldest, seconds = cast("tuple[int, int | None, float | None]", row)
@@ -435,17 +403,3 @@ class PostgreSQLAdmin:
         with self.session.translated() as connection:
             row = connection.execute(sql).fetchone()
         return row[0] if row else None
-
-
-def _belonging(topologies: Sequence[Topology], stream: str) -> str:
-    """Return the condition of the rows that are a stream's, to be added to others.
-
-    Of one that is none of the present lanes': what its last plan holds.
-    """
-    known = next((each for each in reversed(topologies) if stream in each.streams), None)
-    if known is None:
-        return "and false"
-    rows = condition(known.selection(stream), "m")
-    if known is not topologies[-1]:
-        rows = " and ".join(filter(None, (rows, "pg_visible_in_snapshot(m.xid, c.sealed)")))
-    return f"and {rows}" if rows else ""

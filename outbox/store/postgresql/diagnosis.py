@@ -19,6 +19,7 @@ from outbox.store.base import Blocker, RelayStatus
 from outbox.store.diagnosis import (
     SAMPLE,
     Cursor,
+    LaneUse,
     NotLearned,
     Replication,
     Right,
@@ -39,6 +40,7 @@ from outbox.store.postgresql.lanes import read_topologies
 from outbox.store.postgresql.plans import scans
 from outbox.store.postgresql.sequence import LAST_VALUE
 from outbox.store.postgresql.session import BY_INDEX, Session
+from outbox.store.postgresql.undelivered import since, undelivered
 
 #: How every look begins. `set local`, since a pooler would hand on anything else to strangers.
 _BEGIN = """begin isolation level read committed {};
@@ -261,22 +263,23 @@ class PostgreSQLDiagnosis(PostgreSQLAdmin):
                     found[use.topic] = max(use, before, key=_importance) if before else use
         return sorted(found.values(), key=lambda use: use.topic)
 
-    def _cursors(self, connection: psycopg.Connection) -> list[tuple[str, str]]:
+    def _cursors(self, connection: psycopg.Connection) -> list[tuple[str, str, int | None]]:
         return connection.execute(
-            f"select relay, lane from {self._names['outbox_cursor']}"
+            f"""select relay, lane, generation from {self._names["outbox_cursor"]}
+                  left join {self._names["outbox_plan"]} using (relay, lane, plan_no)"""
         ).fetchall()
 
     def _sample(
-        self, topologies: list[Topology], relay: str, lane: str
+        self, topologies: list[Topology], relay: str, lane: str, generation: int | None
     ) -> tuple[str, dict[str, object]]:
         log = self._names["outbox_message"]
-        undelivered = self._undelivered(SAMPLE, topologies, lane)
+        waiting = undelivered(self._names, SAMPLE, since(generation, topologies), lane)
         sql = f"""
             select topic, count(*), count(*) filter (where waits), max(weight),
                    ((array_agg(id order by weight desc))[1])::text,
                    count(*) filter (where key is null)
               from (select m.topic, m.key, m.id, {_WEIGHT} as weight, true as waits
-                      from ({undelivered}) as u join {log} as m using (seq)
+                      from ({waiting}) as u join {log} as m using (seq)
                     union all
                     select * from (select m.topic, m.key, m.id, {_WEIGHT}, false
                                      from {log} as m order by m.seq desc limit {SAMPLE}) as recent
@@ -288,6 +291,11 @@ class PostgreSQLDiagnosis(PostgreSQLAdmin):
         """Return how far every relay name is."""
         with self._looking():
             return self.status()
+
+    def lane_use(self) -> LaneUse:
+        """Return the lanes, and which of them messages name."""
+        with self._looking():
+            return LaneUse(tuple(self.lanes()), self.other_lanes(0)[0])
 
     def holders(self) -> list[Blocker]:
         """Return the transactions that hold messages."""

@@ -11,9 +11,9 @@ import psycopg
 from outbox.errors import LogInconsistent
 from outbox.names import Names
 from outbox.record import Position, Record
+from outbox.schema.streams import shard_number
 from outbox.store.base import Lease
 from outbox.store.held import HeldRecord, Hold, Outlook, Place, declared_lane, places_of, shard_of
-from outbox.store.postgresql.lanes import shard_number
 from outbox.store.postgresql.session import BY_INDEX, Session
 
 _COPIED = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from outbox.errors import LogInconsistent
 from outbox.names import Names
+from outbox.schema.streams import END, shard_number
 from outbox.store.lanes import Lane, Selection, Topology, same_streams
 from outbox.store.postgresql.beginning import bound_of_later
 from outbox.store.postgresql.sequence import sequence_state
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     import psycopg
 
     from outbox.store.postgresql.session import Session
-
-#: An `after_seq` above every seq: all of the batch is delivered.
-END = 2**63 - 1
 
 
 def condition(selection: Selection, table: str = "") -> str:
@@ -40,17 +38,6 @@ def condition(selection: Selection, table: str = "") -> str:
     if selection.shards > 1:
         terms.append(f"mod({shard_number(table)}, {selection.shards}) = {selection.shard}")
     return " and ".join(terms)
-
-
-def shard_number(table: str = "") -> str:
-    """Return the SQL of the number that decides to which shard a message belongs.
-
-    Without a key there is no order to keep: such messages are dealt out in turn.
-    """
-    number = (
-        f"case when {table}key is null then {table}seq else hashtextextended({table}key, 0) end"
-    )
-    return f"(({number}) & {END})"
 
 
 def read_topologies(connection: psycopg.Connection, names: Names) -> list[Topology]:

@@ -17,10 +17,11 @@ from psycopg import errors as pg
 from outbox.errors import DatabaseUnavailable
 from outbox.names import Names
 from outbox.record import Mark, Page, Position, Record
+from outbox.schema.streams import END
 from outbox.store.base import Lease, LeaseLost
 from outbox.store.lanes import Topology
 from outbox.store.postgresql.journal import plan_parameters, read_plans
-from outbox.store.postgresql.lanes import END, has_sealed, read_topologies
+from outbox.store.postgresql.lanes import has_sealed, read_topologies
 from outbox.store.postgresql.merging import before_heavy, merge
 from outbox.store.postgresql.sequence import check_sequence
 from outbox.store.postgresql.session import BY_INDEX_AS_QUERY, Session

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from outbox.names import Names
+from outbox.schema.streams import END
 from outbox.store.lanes import Topology
-from outbox.store.postgresql.lanes import END, condition
+from outbox.store.postgresql.lanes import condition
 from outbox.store.postgresql.sequence import LAST_VALUE
 from outbox.store.postgresql.session import ABANDONED, BY_INDEX
 

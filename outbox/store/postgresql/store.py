@@ -12,13 +12,14 @@ from outbox.database import DatabaseUrl, connect_postgresql
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent
 from outbox.names import Names
 from outbox.record import DeliveryMode, Mark, Position
+from outbox.schema.streams import END
 from outbox.schema.version import require_schema
 from outbox.store.base import Lease, LeaseLost, unknown_relay
 from outbox.store.owner import is_certainly_dead
 from outbox.store.postgresql.admin import PostgreSQLAdmin
 from outbox.store.postgresql.held import PostgreSQLHeld
 from outbox.store.postgresql.journal import read_plans
-from outbox.store.postgresql.lanes import END, read_topologies
+from outbox.store.postgresql.lanes import read_topologies
 from outbox.store.postgresql.patience import ImpatientConnection, Patience
 from outbox.store.postgresql.reader import PostgreSQLReader
 from outbox.store.postgresql.schedule_admin import PostgreSQLScheduleAdmin
