@@ -6,6 +6,7 @@ the producer. Why: docs/adr/0012-exactly-once.md.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -62,7 +63,31 @@ def fence(properties: Mapping[str, object], identity: str, timeout_s: float) -> 
 def take_over(
     producer: Any, properties: Mapping[str, object], identity: str, timeout_s: float
 ) -> Claimed:
-    """Make this the one producer of its identity, then see how far the ones before it came."""
+    """Make this the one producer of its identity, then see how far the ones before it came.
+
+    In a thread of its own: librdkafka 2.16 does not always keep the timeout that it is given.
+    """
+    outcome: list[Claimed | Exception] = []
+
+    def run() -> None:
+        try:
+            outcome.append(_take_over(producer, properties, identity, timeout_s))
+        except Exception as error:  # noqa: BLE001 - raised below
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, name="outbox-claim", daemon=True)
+    thread.start()
+    thread.join(timeout_s + 1)
+    if not outcome:
+        raise BrokerUnavailable(f"Kafka does not say whether this relay may be {identity!r}")
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _take_over(
+    producer: Any, properties: Mapping[str, object], identity: str, timeout_s: float
+) -> Claimed:
     _initialise(producer, identity, timeout_s)
     complaint = Complaint()
     consumer = _consumer(properties, identity, complaint)
