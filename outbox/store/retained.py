@@ -124,8 +124,8 @@ class RetainedLog(Protocol):
     ) -> tuple[list[Match], int | None]:
         """Look at the next `limit` messages behind the number `after`.
 
-        Returns those that are delivered and meant, in order of seq, and the number behind which to
-        go on; None at the end.
+        Returns those that are delivered, meant, and not expired since, in order of seq, and the
+        number behind which to go on; None at the end.
         """
 
     def records(self, seqs: Sequence[int]) -> list[Record]:

@@ -83,11 +83,15 @@ class SQLiteRetainedLog(SQLiteStore):
     ) -> tuple[list[Match], int | None]:
         """Look at the next `limit` messages behind the number `after`."""
         values: dict[str, object] = {**_values(reach), "after": after, "limit": limit}
-        conditions = [f"{self._standing(reach)} = {Standing.DELIVERED:d}"]
+        values["now"] = time.time()
+        conditions = [
+            f"{self._standing(reach)} = {Standing.DELIVERED:d}",
+            "(m.expires_at is null or m.expires_at > :now)",
+        ]
         for name, value in selection.given.items():
             conditions.append(_CONDITIONS[name])
             values[name] = json.dumps(value) if isinstance(value, tuple) else value
-        page = f"""select seq, created_at, id, topic, key, type, lane,
+        page = f"""select seq, created_at, expires_at, id, topic, key, type, lane,
                           {_WEIGHT} as weight
                      from {self._names["outbox_message"]}
                     where seq > :after order by seq limit :limit"""

@@ -108,6 +108,19 @@ def test_each_option_narrows_what_is_meant(any_world: World) -> None:
         assert _keys(_replayed(any_world, **selection)) == expected, selection
 
 
+def test_what_has_expired_since_is_not_sent_again(any_world: World) -> None:
+    any_world.write("expired", "valid", "for ever")
+    any_world.send()
+    log, writer = any_world.kit.names["outbox_message"], any_world.kit.writer()
+    seconds = "to_timestamp({})" if any_world.kit.has_snapshots else "cast({} as real)"
+    for key, moment in (("expired", 1), ("valid", 4e9)):
+        writer.execute(
+            f"update {log} set expires_at = {seconds.format(moment)} where key = '{key}'"
+        )
+
+    assert _keys(_replayed(any_world, topics=(any_world.topic,))) == ["valid", "for ever"]
+
+
 def test_new_ids_are_the_same_in_every_attempt_of_one_undertaking(any_world: World) -> None:
     any_world.write("a", "b")
     old = [parcel.header("id") for parcel in any_world.send()]
@@ -242,5 +255,5 @@ def test_a_real_broker_has_them_again_and_verify_says_so(any_world: World) -> No
 
 @pytest.mark.parametrize("text", ["", "x", f"{RUN}", f"{RUN}:", f"{RUN}:-1", "x:1"])
 def test_what_is_no_token_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no number|badly formed"):
+    with pytest.raises(ValueError, match=r"no number|badly formed"):
         parse_token(text)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
 
+_NOT_EXPIRED = "(m.expires_at is null or m.expires_at > clock_timestamp())"
+
 _CONDITIONS = {
     "since": "m.created_at >= to_timestamp(%(since)s)",
     "until": "m.created_at < to_timestamp(%(until)s)",
@@ -132,7 +134,7 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
         """Look at the next `limit` messages behind the number `after`."""
         waiting, reached = reach.cursor
         conditions = [f"{self._standing(waiting)} = {Standing.DELIVERED:d}"]
-        conditions += [_CONDITIONS[name] for name in selection.given]
+        conditions += [_NOT_EXPIRED, *(_CONDITIONS[name] for name in selection.given)]
         values = {"relay": reach.relay, "after": after, "limit": limit, **reached}
         values |= {
             name: list(value) if isinstance(value, tuple) else value
@@ -142,7 +144,7 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
             connection.execute(BY_INDEX)
             rows = connection.execute(
                 f"""with m as materialized (
-                        select seq, xid, created_at, id, topic, key, type, lane,
+                        select seq, xid, created_at, expires_at, id, topic, key, type, lane,
                                {_WEIGHT} as weight
                           from {self._names["outbox_message"]}
                          where seq > %(after)s::bigint order by seq limit %(limit)s::bigint)
