@@ -235,7 +235,8 @@ class Relay:
     def _present_state(self) -> str:
         if self._service.terms:
             return "paused" if self._service.is_paused else "relaying"
-        return "waiting" if self._service.waits_for_broker else "standby"
+        waits = self._service.waits_for_broker or not self._service.is_fit
+        return "waiting" if waits else "standby"
 
     def _show(self, state: str) -> None:
         """Say in the database that this process lives, and once in the log what it does now."""

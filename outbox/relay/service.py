@@ -9,6 +9,7 @@ from contextlib import suppress
 from outbox.errors import BrokerUnavailable, MessageRefused, OutboxError
 from outbox.publishers.base import Publisher
 from outbox.relay.backoff import Backoff
+from outbox.relay.fitness import Fitness
 from outbox.relay.gate import Gate
 from outbox.relay.holding import Holding
 from outbox.relay.observer import Observer
@@ -53,6 +54,7 @@ class Service:
         self._backoff = Backoff()
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._turns = Turns()
+        self._fitness = Fitness()
         self._gate = Gate(settings, clock, observer)
         self._seats: dict[str, Seat] = {}
         self._shared_at = float("-inf")
@@ -117,6 +119,11 @@ class Service:
         return self._gate.due_in_s
 
     @property
+    def is_fit(self) -> bool:
+        """Return whether this process may ask for streams that others could have."""
+        return self._fitness.is_fit(self._clock())
+
+    @property
     def waits_for_broker(self) -> bool:
         """Return whether a stream is not held because the broker failed it."""
         return any(seat.term is None and seat.failures for seat in self._seats.values())
@@ -157,7 +164,7 @@ class Service:
         they may reach it."""
         seen = self._store.processes(self._settings.name, self._settings.lease_s)
         others = [each for each in seen if each != owner and not is_certainly_dead(each)]
-        return others if others and self.waits_for_broker else [*others, owner]
+        return [*others, owner] if self.is_fit or not others else others
 
     def _take(self, stream: Stream, owner: str) -> None:
         if stream.name not in self._seats:
@@ -288,6 +295,8 @@ class Service:
             seat.had_something()
         elif asked:
             seat.had_nothing(self._clock())
+        if step.delivered:
+            self._fitness.succeeded()
         if step.delivered or not term.in_flight:
             seat.failures = 0
             self.failure = None
@@ -369,6 +378,8 @@ class Service:
         """End a term on the broker's account and try again later, in small steps."""
         self.failure = error
         self._observer.failed(awaited(error))
+        if awaited(error) == "broker":
+            self._fitness.failed(self._clock())
         self._end(seat)
         seat.cautious = True
         in_trouble = self._voice.in_trouble(seat.stream)

@@ -187,7 +187,8 @@ class Store(Protocol):
         """
 
     def processes(self, relay: str, within_s: float) -> list[str]:
-        """Return the processes of a relay name that said something in the last `within_s`."""
+        """Return the processes of a relay name that could serve: seen in the last `within_s`, and
+        not in a state of waiting for the broker."""
 
     def paused(self, relay: str) -> Pauses:
         """Return what operators have paused of a relay name; by one small query."""

@@ -415,7 +415,8 @@ class SQLiteStore:
         with self._translated() as connection:
             rows = connection.execute(
                 f"""select process from {self._names["outbox_process"]}
-                     where relay = ? and seen_at >= ? order by process""",
+                     where relay = ? and state <> 'waiting' and seen_at >= ?
+                     order by process""",
                 (relay, time.time() - within_s),
             ).fetchall()
         return [process for (process,) in rows]

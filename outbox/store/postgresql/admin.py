@@ -324,7 +324,8 @@ class PostgreSQLAdmin:
         with self.session.translated() as connection:
             rows = connection.execute(
                 f"""select process from {self._names["outbox_process"]}
-                     where relay = %s and seen_at >= clock_timestamp() - make_interval(secs => %s)
+                     where relay = %s and state <> 'waiting'
+                       and seen_at >= clock_timestamp() - make_interval(secs => %s)
                      order by process""",
                 (relay, within_s),
             ).fetchall()
