@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def _target_options(command: Command) -> Command:
     for option in (
+        click.option("--topic", metavar="TOPIC", help="One topic only; the others flow."),
         click.option("--all", "everything", is_flag=True, help="All relay names and lanes."),
         click.option("--lane", metavar="LANE", help="One lane only."),
         click.option("--name", "relay", metavar="NAME", help="One relay name only."),
@@ -38,6 +39,7 @@ _PAUSE_EPILOG = """\b
 Examples:
   outbox-relay pause --lane bulk --reason "the consumer is being repaired"
   outbox-relay pause --name audit
+  outbox-relay pause --topic orders --name default
   outbox-relay pause --all"""
 
 
@@ -46,14 +48,21 @@ Examples:
 @click.option("--reason", metavar="TEXT", help="Why; shown to who asks what is paused.")
 @database_options
 def pause(
-    *, relay: str | None, lane: str | None, everything: bool, reason: str | None, **flags: object
+    *,
+    relay: str | None,
+    lane: str | None,
+    topic: str | None,
+    everything: bool,
+    reason: str | None,
+    **flags: object,
 ) -> None:
-    """Let relays send nothing of a lane, a relay name, or at all, until it is resumed.
+    """Let relays send nothing of a lane, a topic, a relay name, or at all, until it is resumed.
 
-    What is on its way arrives. Messages can be written as before, and wait in the log, in order.
-    Relays that run take notice within about a second; they keep their lanes and stay ready.
+    What is on its way arrives. Messages can be written as before, and wait: of a lane or a relay
+    name in the log, of a topic among the held messages, so that other topics flow. Relays that run
+    take notice within about a second; they keep their lanes and stay ready.
     """
-    target = _target(relay, lane, everything=everything)
+    target = _target(relay, lane, topic, everything=everything)
     with connected_store(settings_from(flags)) as store:
         _refuse_unknown(store, target)
         action = new_action("pause", _what(target, reason))
@@ -70,12 +79,14 @@ Examples:
 @click.command(epilog=_RESUME_EPILOG)
 @_target_options
 @database_options
-def resume(*, relay: str | None, lane: str | None, everything: bool, **flags: object) -> None:
+def resume(
+    *, relay: str | None, lane: str | None, topic: str | None, everything: bool, **flags: object
+) -> None:
     """Let go what was paused; what waits is sent in order.
 
     Lifts every pause of what is named: `--name audit` also those of single lanes of it.
     """
-    target = _target(relay, lane, everything=everything)
+    target = _target(relay, lane, topic, everything=everything)
     with connected_store(settings_from(flags)) as store:
         pauses = store.pauses()
         lifted = [each.target for each in pauses.in_force() if target.covers(each.target)]
@@ -100,11 +111,12 @@ def paused(*, as_json: bool, **flags: object) -> None:
         print_json("outbox.paused/1", paused=[shown(each) for each in found])
         return
     print_table(
-        ("RELAY", "LANE", "SINCE", "BY", "REASON"),
+        ("RELAY", "LANE", "TOPIC", "SINCE", "BY", "REASON"),
         [
             (
                 each.target.relay or "all",
                 each.target.lane or "all",
+                each.target.topic or "all",
                 _moment(each.at),
                 each.actor,
                 each.reason or "-",
@@ -128,11 +140,11 @@ def told_of(pauses: list[Pause], now: float) -> Iterator[str]:
         yield f"paused by {each.actor} for {since}: {each.target}{why}"
 
 
-def _target(relay: str | None, lane: str | None, *, everything: bool) -> Target:
-    given = any(each is not None for each in (relay, lane))
+def _target(relay: str | None, lane: str | None, topic: str | None, *, everything: bool) -> Target:
+    given = any(each is not None for each in (relay, lane, topic))
     if given == everything:
-        raise click.UsageError("say what: --name, --lane or both, or --all")
-    return Target(relay, lane)
+        raise click.UsageError("say what: --name, --lane, --topic or several of them, or --all")
+    return Target(relay, lane, topic)
 
 
 def _refuse_unknown(store: StoreAdmin, target: Target) -> None:

@@ -25,6 +25,7 @@ class Gate:
 
     def __init__(self, settings: RelaySettings, clock: Clock, observer: Observer) -> None:
         self._relay = settings.name
+        self._holds = settings.retry is not None
         self._clock = clock
         self._observer = observer
         self._pace = _pace(settings, clock())
@@ -76,13 +77,24 @@ class Gate:
     def look(self, store: Store, streams: Iterable[str]) -> None:
         """Ask what is paused of these streams, and say what changed."""
         self._pauses = store.paused(self._relay)
-        paused = frozenset(stream for stream in streams if self._pauses.stop(stream))
+        paused = frozenset(stream for stream in streams if self._stops(stream))
         for stream in sorted(paused - self._paused):
             self._say(stream, "paused", "is paused: nothing of it is sent")
         for stream in sorted(self._paused - paused):
             self._say(stream, "resumed", "is paused no more")
         self._paused = paused
         self._observer.paused(paused)
+
+    def _stops(self, stream: str) -> bool:
+        """Return whether nothing of a stream may go. Who holds nothing back beside the log must
+        stop all of it for a topic that is paused."""
+        if self._pauses.stop(stream):
+            return True
+        return not self._holds and bool(self._pauses.topics(stream))
+
+    def paused_topics(self, stream: str) -> frozenset[str]:
+        """Return the topics of a stream that are to be held while the others go."""
+        return self._pauses.topics(stream)
 
     def _say(self, stream: str, event: str, what: str) -> None:
         logger.info(

@@ -77,6 +77,7 @@ class Holding:
         self._shared = False
         self._closed: dict[str, _Closed] = {}
         self._waking: list[str] = []
+        self._paused: frozenset[str] = frozenset()
         self._look_at = float("inf")
         self._mend_at = 0.0
         self._mended_to: Place | None = None
@@ -99,13 +100,33 @@ class Holding:
         self._look_at = self._clock() if anything or self._closed else float("inf")
         self._mend_at, self._mended_to = self._clock(), None
 
+    def pause(self, topics: frozenset[str]) -> None:
+        """Hold what is of these topics, and let others go that were paused until now.
+
+        Those are taken for closed ones that may be there again: the first message of each that was
+        held tries it, and the others follow.
+        """
+        if topics == self._paused:
+            return
+        for topic in sorted(self._paused - topics):
+            logger.info("topic %r is paused no more", topic, extra={"event": "relay.resumed"})
+            known = self._closed.setdefault(topic, _Closed(_paused(topic), 0, self._clock()))
+            known.next_at = self._clock()
+            self._look_at = self._clock()
+        for topic in sorted(topics - self._paused):
+            logger.info(
+                "topic %r is paused; its messages are held", topic, extra={"event": "relay.paused"}
+            )
+        self._paused = topics
+
     # What comes out of the log
 
     def sift(self, records: Sequence[Record]) -> Division | None:
         """Divide a page by what is known before it is sent; None where all of it may be sent."""
         if self._shared and self.enabled:
             self._keys = self._held.stopped_keys(self._lease, _KNOWN_KEYS)
-        nothing_stopped = not self._closed and self._keys is not None and not self._keys
+        no_topic = not self._closed and not self._paused
+        nothing_stopped = no_topic and self._keys is not None and not self._keys
         if nothing_stopped and not any_expired(records):
             return None
         division = self._divided(records, {})
@@ -133,6 +154,7 @@ class Holding:
 
     def _divided(self, records: Sequence[Record], reasons: Mapping[int, str]) -> Division:
         closed = {topic: known.reason for topic, known in self._closed.items()}
+        closed |= {topic: _paused(topic) for topic in self._paused}
         divider = Divider(self._rules, self._draw, self._stopped_of(records), closed)
         return divider.divide(records, reasons)
 
@@ -171,6 +193,7 @@ class Holding:
         return group
 
     def _tend(self) -> None:
+        self._waking = [topic for topic in self._waking if topic not in self._paused]
         if self._waking and not self._held.wake(self._lease, self._waking[0], _WOKEN):
             self._waking.pop(0)
         if self._clock() >= self._mend_at:
@@ -182,6 +205,7 @@ class Holding:
         """Return a message of a topic that may be there again."""
         now = self._clock()
         ripe = [topic for topic, known in self._closed.items() if known.next_at <= now]
+        ripe = [topic for topic in ripe if topic not in self._paused]
         found = (self._held.first_waiting(self._lease, topic) for topic in ripe)
         # Where none is found the topic stays closed: its next message is held, and tries it.
         return [held for held in found if held is not None][:1]
@@ -208,6 +232,16 @@ class Holding:
             return
         wait_s = _LOOK_S if outlook.next_due_s is None else min(max(outlook.next_due_s, 0), _LOOK_S)
         self._look_at = self._clock() + (0 if self._waking else wait_s)
+
+    def refuse_paused(self, attempt: Attempt) -> None:
+        """Take out of an attempt what is of paused topics: from now on it waits for them."""
+        attempt.drop(
+            {
+                index: self._waiting(held)
+                for index, held in enumerate(attempt.left)
+                if held.record.topic in self._paused
+            }
+        )
 
     def refuse(
         self, attempt: Attempt, reasons: Mapping[int, str], topics: Mapping[str, str]
@@ -243,7 +277,8 @@ class Holding:
         )
 
     def _waiting(self, held: HeldRecord) -> Hold:
-        reason = self._closed[held.record.topic].reason
+        topic = held.record.topic
+        reason = _paused(topic) if topic in self._paused else self._closed[topic].reason
         place = held.place if held.blocks else None
         return waiting(held.record.seq, place, reason, held.attempts)
 
@@ -261,6 +296,10 @@ class Holding:
         if attempt.is_complete:
             self._group = min(self._group * 2, _GROUP)
         _say(attempt.failed)
+
+
+def _paused(topic: str) -> str:
+    return f"topic {topic!r} is paused; see `outbox-relay paused`"
 
 
 def _say(holds: Sequence[Hold]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from outbox.store.owner import new_owner
 #: After work the relay looks again at once, then ever more slowly; in seconds.
 _FIRST_WAIT_S = 0.001
 _WAIT_GROWTH = 1.5
+
+#: One pass looks so often, in seconds, whether the limit of the rate lets more go.
+_LIMITED_REST_S = 0.05
 
 _DATABASE = "database"
 
@@ -109,7 +113,9 @@ class Relay:
             read += step.read
             delivered += step.delivered
             is_done = step.idle and refusals == self._service.refusals
-            if is_done and not self._service.in_flight:
+            if is_done and (due_s := self._service.due_in_s) < float("inf"):
+                time.sleep(min(due_s, _LIMITED_REST_S))
+            elif is_done and not self._service.in_flight:
                 self._service.save()
                 return Pass(read, delivered, held_by_another=not self._service.terms)
         return Pass(read, delivered, held_by_another=True)

@@ -172,6 +172,7 @@ class Service:
             self._seats[stream.name] = Seat(stream.name, holding, progress_at=self._clock())
         seat = self._seats[stream.name]
         seat.priority = stream.priority
+        seat.holding.pause(self._gate.paused_topics(stream.name))
         if seat.term is not None or seat.retry_at > self._clock():
             return
         try:

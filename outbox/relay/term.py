@@ -290,12 +290,14 @@ class Term:
         if self.unsaved:
             self.save()  # what is sent has no position of its own, and keeps none at the broker
         attempt = Attempt(group, self._mark)
+        self._holding.refuse_paused(attempt)
         try:
             self._deliver(attempt)
         finally:
             if attempt.delivered or attempt.failed:
                 self._move(lambda at: self._holding.settle(attempt, at, self._lease_s))
-        return Step(len(group), len(attempt.delivered))
+        size = sum(payload_sizes(held.record for held in group))
+        return Step(len(group), len(attempt.delivered), size)
 
     def _deliver(self, attempt: Attempt) -> None:
         try:

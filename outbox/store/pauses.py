@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from outbox.names import check_name
 from outbox.store.held import declared_lane
+from outbox.topic.name import check_topic_name
 
 if TYPE_CHECKING:
     from outbox.store.held import Action
@@ -26,6 +27,8 @@ class Target:
             check_name("relay", self.relay)
         if self.lane is not None:
             check_name("lane", self.lane)
+        if self.topic is not None:
+            check_topic_name(self.topic)
 
     def __str__(self) -> str:
         """Return it in words.
