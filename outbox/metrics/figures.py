@@ -66,6 +66,14 @@ class Figures:
         """Set a gauge."""
         self._values[metric][labels] = value
 
+    def begin(self, metric: Metric, *labels: str) -> None:
+        """Let a gauge have a value, 0 at first."""
+        self._values[metric].setdefault(labels, 0.0)
+
+    def end(self, metric: Metric, *labels: str) -> None:
+        """Let a gauge have none any more."""
+        self._values[metric].pop(labels, None)
+
     def observe(self, metric: Metric, value: float, weight: int = 1) -> None:
         """Count a value `weight` times."""
         counts = self._distributions[metric]

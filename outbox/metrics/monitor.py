@@ -57,7 +57,6 @@ class RelayMonitor:
         self._batch: int | None = None
         self._clock = wall_clock
         self.figures.put(catalogue.BUILD, 1, __version__)
-        self.figures.put(catalogue.LEADER, 0, "default")
         self.figures.put(catalogue.PAUSED, 0, "default")
 
     def waiting(self, server: Server) -> AbstractContextManager[None]:
@@ -86,6 +85,7 @@ class RelayMonitor:
     def stands_by(self) -> None:
         """Note that another process holds the lane, and what it needs is not our trouble."""
         self.state = "standby"
+        self._tell_leaders(())
         self.recovered()
 
     def lost_lease(self) -> None:
@@ -202,6 +202,19 @@ class RelayMonitor:
             if not self.lanes or lane.lane in self.lanes:
                 self.figures.put(catalogue.PENDING, lane.pending, lane.lane)
                 self.figures.put(catalogue.OLDEST, lane.oldest_s or 0.0, lane.lane)
+        self._tell_leaders([lane.lane for lane in sample.lanes])
+
+    def _tell_leaders(self, present: Collection[str]) -> None:
+        """Say of each lane there is whether this process holds it, and of no other.
+
+        A lane that was removed and is said for ever to be held by nobody would be an alert.
+        """
+        for lane in present:
+            self.figures.begin(catalogue.LEADER, lane)
+        for reading in self.figures.readings(catalogue.LEADER):
+            (lane,) = reading.labels
+            if lane not in self.lanes and lane not in present:
+                self.figures.end(catalogue.LEADER, lane)
 
     def sample_failed(self) -> None:
         """Forget the last sample: an old backlog shown as the present one would be a lie."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -13,17 +13,22 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 import outbox.alembic  # noqa: F401 - op.create_outbox and its like
+from outbox.database import DatabaseUrl
 from outbox.errors import ConfigurationError
 from outbox.migrations import check, migrate
 from outbox.names import Names
 from outbox.schema import source
 from outbox.schema.postgresql import NATIVE
 from outbox.schema.source import Step
+from outbox.store.lanes import Lane
+from outbox.store.opening import open_store
+from outbox.store.owner import new_owner
 from outbox.writer.outbox import Outbox
 from tests.alembic.project import Project, plain, synchronous
+from tests.conformance.store_kit import LEASE_S, read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from outbox.database import Dialect
@@ -39,11 +44,11 @@ def by_hand(project: Project) -> Project:
     return project
 
 
-def write(url: str) -> None:
+def write(url: str, lane: str | None = None) -> None:
     """Write a message."""
     engine = create_engine(synchronous(url), poolclass=NullPool)
     with engine.begin() as connection:
-        Outbox().add(connection, "orders", {"order": 1}, key="ada")
+        Outbox().add(connection, "orders", {"order": 1}, key="ada", lane=lane)
     engine.dispose()
 
 
@@ -284,6 +289,52 @@ def test_a_second_relay_name_that_is_behind_counts(by_hand: Project) -> None:
         "insert into outbox_cursor (relay, lane) values ('other', 'default')",
     )
     with pytest.raises(CommandError, match="not delivered yet"):
+        by_hand.downgrade()
+
+
+def deliver(store: Any, stream: str) -> None:
+    """Take what a stream has, as a relay does."""
+    lease = store.acquire("default", stream, new_owner(), LEASE_S)
+    pages = read_all(store.reader(lease))
+    store.release(lease, pages[-1].end if pages else lease.position)
+
+
+@pytest.fixture
+def with_lanes(by_hand: Project) -> Iterator[Any]:
+    """Give a log whose lanes are `default`, with shards where there can be any, and `urgent`."""
+    by_hand.upgrade()
+    with closing(open_store(DatabaseUrl.parse(plain(by_hand.url)), Names())) as store:
+        store.connect()
+        shards = 1 if dialect_of(by_hand) == "sqlite" else 2
+        store.change_lanes([Lane("default", shards=shards), Lane("urgent")])
+        yield store
+
+
+def test_what_is_delivered_by_its_lane_waits_for_no_other(
+    by_hand: Project, with_lanes: Any
+) -> None:
+    # Given lanes of which only one has messages, so that the others have not passed these
+    for stream in ("default", "urgent", "default:0", "default:1"):
+        if stream in {each.name for each in with_lanes.streams("default")}:
+            deliver(with_lanes, stream)
+    write(by_hand.url)
+    with pytest.raises(CommandError, match="1 not delivered yet"):
+        by_hand.downgrade()
+    # When that one has delivered them
+    (busy,) = [each.lane for each in with_lanes.status() if each.lag_messages]
+    deliver(with_lanes, busy)
+    with_lanes.close()
+    # Then nothing is in the way
+    by_hand.downgrade()
+    assert by_hand.tables() == {"alembic_version"}
+
+
+def test_what_waits_while_lanes_change_is_not_dropped(by_hand: Project, with_lanes: Any) -> None:
+    # Given a message of a lane that was removed before it was delivered
+    write(by_hand.url, lane="urgent")
+    with_lanes.change_lanes([Lane("default")])
+    with_lanes.close()
+    with pytest.raises(CommandError, match="1 not delivered yet"):
         by_hand.downgrade()
 
 

@@ -136,10 +136,38 @@ def test_a_term_that_ends_leaves_neither_the_lane_nor_anything_in_flight(
 ) -> None:
     monitor.began_term("default", 3)
     monitor.sent(page(record(1)))
-    assert (one(monitor, "outbox_relay_leader", lane="default"), monitor.epoch) == (1, 3)
+    assert one(monitor, "outbox_relay_leader", lane="default") == 1
+    assert monitor.lanes == {"default": 3}
     monitor.ended_term("default")
-    assert (one(monitor, "outbox_relay_leader", lane="default"), monitor.epoch) == (0, None)
+    assert one(monitor, "outbox_relay_leader", lane="default") == 0
+    assert monitor.lanes == {}
     assert one(monitor, "outbox_inflight_messages") == 0
+
+
+def test_lanes_that_nobody_holds_are_told_of_and_those_that_are_gone_are_not(
+    monitor: RelayMonitor,
+) -> None:
+    def leaders() -> dict[str, float]:
+        readings = monitor.figures.readings(catalogue.LEADER)
+        return {reading.labels[0]: reading.value for reading in readings}
+
+    def sampled(*lanes: str) -> None:
+        monitor.sampled(Sample(NOW, tuple(LaneSample(lane, 0, True, None) for lane in lanes), 1, 1))
+
+    # Given a relay that holds one of two lanes
+    monitor.began_term("default", 1)
+    sampled("default", "urgent")
+    assert leaders() == {"default": 1, "urgent": 0}
+    # When the lane that it held gets shards, and is not there any more
+    monitor.ended_term("default")
+    monitor.began_term("default:0", 1)
+    sampled("default:0", "default:1", "urgent")
+    # Then nothing is said of it
+    assert leaders() == {"default:0": 1, "default:1": 0, "urgent": 0}
+    # And on standby, where nobody looks which lanes there are, nothing of any
+    monitor.ended_term("default:0")
+    monitor.stands_by()
+    assert leaders() == {}
 
 
 def test_one_thing_is_waited_for_at_a_time_and_since_when_stays(monitor: RelayMonitor) -> None:
@@ -196,7 +224,11 @@ def test_series_that_are_known_beforehand_are_there_from_the_start(monitor: Rela
         and metric not in catalogue.SAMPLED
         and metric.prometheus_name not in names
     }
-    assert missing == {"outbox_messages_sent_total", "outbox_undeclared_lane_messages_total"}
+    assert missing == {
+        "outbox_messages_sent_total",
+        "outbox_relay_leader",
+        "outbox_undeclared_lane_messages_total",
+    }
 
 
 def test_every_metric_is_in_the_catalogue_once_and_explains_itself() -> None:

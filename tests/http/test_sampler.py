@@ -43,7 +43,7 @@ def opener(kit: StoreKit) -> Callable[[], Any]:
 
 def sampled(kit: StoreKit, monitor: RelayMonitor) -> Sample:
     """Return one sample, taken by a sampler that ends then."""
-    with Sampler(opener(kit), "default", "default", monitor):
+    with Sampler(opener(kit), "default", monitor):
         found = wait_until(lambda: monitor.sample, what="a sample")
         assert found is not None
         return found
@@ -95,7 +95,7 @@ def test_lanes_other_than_default_are_counted_once_each_and_warned_of_once(
     with (
         closing(kit.writer()) as writer,
         caplog.at_level(logging.WARNING, "outbox.relay"),
-        Sampler(opener(kit), "default", "default", monitor, interval_s=0.05),
+        Sampler(opener(kit), "default", monitor, interval_s=0.05),
     ):
         for lane in ("fast", "fast", None, "default", "slow"):
             writer.execute(insert, (b"x", lane))
@@ -145,7 +145,7 @@ def test_a_role_with_the_least_a_relay_needs_can_sample(postgresql_url: str) -> 
             url = DatabaseUrl.parse(f"{postgresql_url}?options=-crole%3D{role}")
             monitor = relaying()
             # When it samples
-            with Sampler(lambda: open_store(url, Names()), "default", "default", monitor):
+            with Sampler(lambda: open_store(url, Names()), "default", monitor):
                 sample = wait_until(lambda: monitor.sample, what="a sample")
             # Then it is refused nothing
             assert sample is not None
@@ -164,7 +164,7 @@ def test_nobody_samples_on_standby(kit: StoreKit) -> None:
         opened.set()
         return opener(kit)()
 
-    with Sampler(opened_store, "default", "default", monitor, interval_s=0.05):
+    with Sampler(opened_store, "default", monitor, interval_s=0.05):
         assert not opened.wait(0.8)
         # But who begins to relay has a sample soon, and who stops has none
         monitor.began_term("default", 1)
@@ -183,7 +183,7 @@ def test_a_sample_that_fails_is_counted_and_tried_again(kit: StoreKit) -> None:
         return opener(kit)()
 
     # When, then
-    with Sampler(opened_store, "default", "default", monitor, interval_s=0.05):
+    with Sampler(opened_store, "default", monitor, interval_s=0.05):
         wait_until(lambda: monitor.sample is not None, what="a sample in the end")
     assert monitor.figures.value(SAMPLE_FAILURES) == 2
 
@@ -196,7 +196,7 @@ def test_a_query_that_is_never_answered_does_not_hold_up_the_end() -> None:
         released.wait(30)
         raise DatabaseUnavailable
 
-    with Sampler(opened_store, "default", "default", relaying()):
+    with Sampler(opened_store, "default", relaying()):
         assert asked.wait(10)
     assert not released.is_set()
     released.set()
