@@ -13,9 +13,10 @@ from outbox.cli.waiting import connected_store
 from outbox.store.scheduling import SCHEDULE_COUNT_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from outbox.store.base import Blocker, RelayStatus
+    from outbox.store.held import State
     from outbox.store.scheduling import ScheduleStatus
 
 CHECK_FAILED = 6
@@ -54,16 +55,18 @@ def status(
     with connected_store(settings_from(flags)) as store:
         relays, blockers = store.status(relay), store.blockers()
         waiting = store.schedule().status()
+        held = {name: store.held_admin().counts(name) for name in {lane.relay for lane in relays}}
     if as_json:
         print_json(
             "outbox.status/1",
             relays=[asdict(lane) for lane in relays],
             blockers=[asdict(blocker) for blocker in blockers],
             scheduled=asdict(waiting),
+            held=held,
         )
     else:
         _show(relays, blockers)
-        for sentence in told_of(waiting):
+        for sentence in (*told_of(waiting), *_told_of_held(held)):
             say(reworded(sentence))
     ctx.exit(_verdict(relays, fail_if_lag))
 
@@ -74,6 +77,17 @@ def _show(relays: list[RelayStatus], blockers: list[Blocker]) -> None:
     )
     for hint in hints(relays, blockers):
         say(reworded(hint))
+
+
+def _told_of_held(held: Mapping[str, Mapping[State, int]]) -> Iterator[str]:
+    """Yield what cannot be sent; states are counted up to a limit."""
+    for relay, counts in sorted(held.items()):
+        told = [f"{count} {state}" for state, count in counts.items() if count]
+        if told:
+            yield (
+                f"relay {relay}: messages are held: {', '.join(told)}; see "
+                f"`outbox-relay held list --name {relay}`"
+            )
 
 
 def _row(lane: RelayStatus) -> tuple[str, ...]:

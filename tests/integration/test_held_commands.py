@@ -109,3 +109,11 @@ def test_what_was_done_is_in_the_audit(database: Path, capsys: pytest.CaptureFix
     assert actions[0]["what"]["key"] == "ada"  # type: ignore[index]  # JSON
     assert run(["audit", "list"]) == 0
     assert "held discard" in capsys.readouterr().out
+
+
+def test_the_status_tells_what_is_held(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = printed(capsys, "status")
+    assert told["held"] == {"default": {"retrying": 0, "blocked": 2, "dead": 1, "expired": 0}}
+    assert run(["status"]) == 0
+    assert "messages are held: 2 blocked, 1 dead" in capsys.readouterr().err
+    assert states(database) == ["dead", "blocked", "blocked"]

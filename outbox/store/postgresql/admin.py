@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import cast
 
@@ -60,9 +61,16 @@ class PostgreSQLAdmin:
         return HeldActions(
             self._names,
             POSTGRESQL,
-            self.session.translated,
+            self._by_index,
             self.session.durable,
         )
+
+    @contextmanager
+    def _by_index(self) -> Iterator[psycopg.Connection]:
+        """Yield the connection in a transaction that stops at a limit: a bitmap is made first."""
+        with self.session.translated() as connection, connection.transaction():
+            connection.execute(BY_INDEX)
+            yield connection
 
     # What is delivered
 

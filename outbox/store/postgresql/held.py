@@ -152,10 +152,7 @@ class PostgreSQLHeld:
         values = {**_whose(lease), **_pairs(places)}
         connection.execute(promotion(self._held), values)
         rows = connection.execute(
-            f"""select k.topic, k.key from {PAIRS} where not exists (
-                    select from {self._held} as h
-                     where h.relay = %(relay)s and h.lane = %(lane)s and h.topic = k.topic
-                       and h.key = k.key and {HEAD})""",
+            f"select k.topic, k.key from {PAIRS} where {_headless(self._held)}",
             values,
         ).fetchall()
         return places_of(rows)
@@ -171,7 +168,7 @@ class PostgreSQLHeld:
                              where {self._mine} and {_WAITING} and topic = %(topic)s
                              order by seq limit %(limit)s) as w
                      where h.relay = %(relay)s and h.seq = w.seq
-                       and h.state = 'retrying' and h.next_attempt_at is null""",
+                       and (h.state || '') = 'retrying' and h.next_attempt_at is null""",
                 {**_whose(lease), "topic": topic, "limit": limit},
             ).rowcount
 
@@ -344,7 +341,11 @@ _UNNESTED = (
 
 
 def promotion(held: str) -> str:
-    """Return what gives keys a head that have none: the first of their blocked messages."""
+    """Return what gives keys a head that have none: the first of their blocked messages.
+
+    The state is compared so that only the primary key fits: without statistics the planner would
+    take the index of blocked messages, and walk through all of them.
+    """
     return f"""
         update {held} as h
            set state = 'retrying', next_attempt_at = clock_timestamp(),
@@ -354,11 +355,15 @@ def promotion(held: str) -> str:
             select seq from {held} as b
              where b.relay = %(relay)s and b.lane = %(lane)s and b.topic = k.topic
                and b.key = k.key and b.state = 'blocked' order by seq limit 1) as n
-         where h.relay = %(relay)s and h.seq = n.seq and h.state = 'blocked'
-           and not exists (
-            select from {held} as x
-             where x.relay = %(relay)s and x.lane = %(lane)s and x.topic = k.topic
-               and x.key = k.key and x.blocks and x.state <> 'blocked')"""
+         where h.relay = %(relay)s and h.seq = n.seq and (h.state || '') = 'blocked'
+           and {_headless(held)}"""
+
+
+def _headless(held: str) -> str:
+    """Return the condition of keys without a head: looked up by index for each of them."""
+    return f"""(select true from {held} as x
+                 where x.relay = %(relay)s and x.lane = %(lane)s and x.topic = k.topic
+                   and x.key = k.key and x.blocks and x.state <> 'blocked' limit 1) is null"""
 
 
 def _whose(lease: Lease) -> dict[str, object]:
