@@ -167,7 +167,7 @@ def test_settings_that_are_called_not_built_raise() -> None:
 
 
 def test_commands_that_are_called_not_built_do_not_exist() -> None:
-    line = next(line for line in NOT_BUILT.splitlines() if line.startswith("- The commands"))
+    line = next(line for line in NOT_BUILT.splitlines() if line.startswith("- The command"))
     named = re.findall(r"`([a-z]+)`", line)
     assert named
     assert not set(named) & set(COMMANDS)
