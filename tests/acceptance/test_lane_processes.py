@@ -45,10 +45,11 @@ def lanes(scene: Scene) -> LaneScene:
 class Crew:
     """Three relay processes; whoever ends is replaced. `rough`: how often one ended roughly."""
 
-    def __init__(self, scene: LaneScene, seed: int) -> None:
+    def __init__(self, scene: LaneScene, seed: int, *arguments: str) -> None:
         self.scene = scene
         self.rng = random.Random(seed)
-        self.running = [scene.relay("--lease", SHORT) for _ in range(3)]
+        self.arguments = ("--lease", SHORT, *arguments)
+        self.running = [scene.relay(*self.arguments) for _ in range(3)]
         self.rough = 0
 
     def _one(self) -> int:
@@ -63,14 +64,14 @@ class Crew:
         place = self._one()
         self.running[place].signal(signal.SIGKILL)
         self.running[place].process.wait()
-        self.running[place] = self.scene.relay("--lease", SHORT)
+        self.running[place] = self.scene.relay(*self.arguments)
         self.rough += 1
 
     def stop(self) -> None:
         place = self._one()
         self.running[place].signal(signal.SIGTERM)
         assert self.running[place].wait() == 0
-        self.running[place] = self.scene.relay("--lease", SHORT)
+        self.running[place] = self.scene.relay(*self.arguments)
 
     def freeze_beyond_the_lease(self) -> None:
         frozen = self.running[self._one()]
@@ -121,6 +122,32 @@ def test_whatever_befalls_processes_that_share_lanes_nothing_is_lost_and_no_key_
     assert findings.repeats <= crew.rough * RelaySettings().in_flight_messages * 5, findings
     with capsys.disabled():
         print(f"\n{crew.rough} processes were killed or frozen: {findings}")
+
+
+@pytest.mark.slow
+def test_exactly_once_each_message_is_seen_once_whatever_befalls_processes_that_share_lanes(
+    lanes: LaneScene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given three processes that publish exactly once
+    lanes.lanes(default(3), URGENT)
+    crew = Crew(lanes, 11, "--delivery", "exactly-once")
+    lanes.wait_until_shared(*crew.running)
+    with lanes.writers(4):
+        # When they are killed and frozen, and the lanes change
+        crew.kill()
+        lanes.lanes(default(2), URGENT)
+        crew.freeze_beyond_the_lease()
+        lanes.lanes(default(2), URGENT, BULK)
+        crew.kill()
+        crew.stop()
+        lanes.lanes(default(3), BULK)
+        crew.kill()
+    lanes.wait_until_delivered(timeout=90.0)
+    # Then whoever reads what is committed sees each message once, in the order of its key
+    findings = lanes.verdict()
+    assert (findings.faults, findings.repeats) == (0, 0), findings
+    with capsys.disabled():
+        print(f"\n{crew.rough} exactly-once processes were killed or frozen: {findings}")
 
 
 def test_a_newcomer_gets_its_share_and_what_a_leaver_had_is_taken_over_at_once(
@@ -175,6 +202,21 @@ def test_a_change_of_lanes_under_way_causes_no_repeats(lanes: LaneScene) -> None
     findings = lanes.verdict()
     assert (findings.faults, findings.repeats) == (0, 0), findings
     assert [line for each in pair for line in complaints(each)] == []
+
+
+def test_a_drain_goes_through_changes_of_lanes(lanes: LaneScene) -> None:
+    # Given messages written before, between and after changes that no relay has seen
+    lanes.write()
+    for step in ((default(3), URGENT), (default(2), BULK), (default(1), URGENT)):
+        lanes.lanes(*step)
+        lanes.write()
+    # When a relay drains the log
+    drained = lanes.commands("run", "--drain")
+    # Then all of it is sent, once, and only the present lanes are left
+    assert drained.code == 0, drained.err
+    findings = lanes.verdict()
+    assert (findings.faults, findings.repeats) == (0, 0), findings
+    assert lanes.streams() == {"default", "urgent"}
 
 
 def test_an_urgent_message_overtakes_the_backlog_of_another_lane(
