@@ -6,7 +6,9 @@ import pytest
 
 from outbox.errors import ConfigurationError
 from outbox.record import Record
+from outbox.store.held import Hold
 from outbox.store.lanes import Lane
+from outbox.store.owner import new_owner
 from tests.conformance.lanes_suite import DEFAULT, LanesSuite, Reading, names_of, write
 from tests.conformance.store_kit import StoreKit, read_all
 
@@ -82,6 +84,30 @@ class TestPostgreSQL(LanesSuite):
         for _, records in groupby(by_key, key=lambda record: record.key):
             numbers = [record.seq for record in records]
             assert numbers == sorted(numbers)
+
+    def test_a_key_that_is_stopped_is_so_for_every_shard_while_their_number_changes(
+        self, kit: StoreKit
+    ) -> None:
+        # Given the first message of each of 20 keys held by one stream, and a change to 3 shards
+        store = kit.store()
+        write(kit, *((f"k{n}", None) for n in range(20)))
+        reading = Reading(store, "default")
+        records = _records(reading)
+        store.held().hold(
+            reading.lease,
+            reading.lease.position,
+            10.0,
+            [Hold(record.seq, "dead", blocks=True) for record in records],
+        )
+        store.change_lanes([Lane("default", shards=3)])
+
+        # When each stream asks which keys are stopped
+        first = store.acquire("default", "default:1", new_owner(), 10.0)
+        before = store.held().stopped_keys(reading.lease, 100)
+        after = store.held().stopped_keys(first, 100)
+
+        # Then none of them may send a later message of these keys, whoever had them before
+        assert before == after == {("t", f"k{n}") for n in range(20)}
 
     def test_a_transaction_open_over_a_change_is_delivered_by_the_lanes_of_after(
         self, kit: StoreKit

@@ -197,9 +197,11 @@ class PostgreSQLHeld:
 
     def stopped_keys(self, lease: Lease, limit: int) -> set[Place] | None:
         """Return the keys that have a head; None where there are too many."""
+        # Of the whole lane: while the number of its shards changes, a stream still reads messages of
+        # keys that are another's already.
         rows = self._rows(
             f"""select topic, key from {self._held}
-                 where {self._mine} and {HEAD} limit %(limit)s""",
+                 where relay = %(relay)s and lane = %(lane)s and {HEAD} limit %(limit)s""",
             lease,
             limit=limit + 1,
         )
