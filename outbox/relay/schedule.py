@@ -90,6 +90,7 @@ class Scheduler:
         self._every_s = min(every_s, _EVERY_S)
         self._timetable = Timetable(self._every_s)
         self._rows = _MOST_ROWS
+        self._anew = False
         self._complaint = ""
 
     def turn(self) -> None:
@@ -114,12 +115,13 @@ class Scheduler:
     def begin_anew(self) -> None:
         """Look and move at once, whenever that was done last."""
         self._timetable = Timetable(self._every_s)
+        self._anew = True
         self.turn()
 
     def _look(self) -> None:
         schedule, began = self._schedule(), self._clock()
         start = self._timetable.start(began)
-        agenda = schedule.agenda(start)
+        agenda, self._anew = schedule.agenda(start, anew=self._anew), False
         self._timetable.looked(start, agenda, began, self._clock())
         if agenda.earliest is not None and agenda.due_in_s is not None and agenda.due_in_s <= 0:
             self._move(schedule, agenda.earliest)

@@ -52,11 +52,12 @@ class Moved:
 class Schedule(Protocol):
     """Messages that wait for a time. Those that wait for a condition are not seen here."""
 
-    def agenda(self, start: Point | None) -> Agenda:
+    def agenda(self, start: Point | None, *, anew: bool = False) -> Agenda:
         """Look for the earliest message, from a point on or among all. Reads one row by an index.
 
         But rows that were moved away stay in its way while a transaction elsewhere may still see
-        them: hence the point.
+        them: hence the point. An implementation may answer from its last look where it knows that
+        nothing has been committed since; not with `anew`.
         """
 
     def move(self, start: Point, max_rows: int, max_bytes: int) -> Moved | None:
@@ -142,7 +143,7 @@ class ScheduleAdmin(Protocol):
 class NothingScheduled:
     """Implements Schedule for a log without one."""
 
-    def agenda(self, start: Point | None) -> Agenda:
+    def agenda(self, start: Point | None, *, anew: bool = False) -> Agenda:  # noqa: ARG002 - the seam's signature
         """Return that there is nothing."""
         return Agenda(None, None, start or Point(0, 0))
 

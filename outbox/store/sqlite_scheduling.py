@@ -47,7 +47,7 @@ class SQLiteSchedule:
         self._reading = reading
         self._writing = writing
 
-    def agenda(self, start: Point | None) -> Agenda:  # noqa: ARG002 - nothing is in the way here
+    def agenda(self, start: Point | None, *, anew: bool = False) -> Agenda:  # noqa: ARG002 - nothing is in the way here, and every look is a new one
         """Look for the earliest message."""
         with self._reading() as connection:
             now, due_at, no = connection.execute(

@@ -197,8 +197,8 @@ class PostgreSQLHeld:
 
     def stopped_keys(self, lease: Lease, limit: int) -> set[Place] | None:
         """Return the keys that have a head; None where there are too many."""
-        # Of the whole lane: while the number of its shards changes, a stream still reads messages of
-        # keys that are another's already.
+        # Of the whole lane: while the number of its shards changes, a stream still reads messages
+        # of keys that are another's already.
         rows = self._rows(
             f"""select topic, key from {self._held}
                  where relay = %(relay)s and lane = %(lane)s and {HEAD} limit %(limit)s""",

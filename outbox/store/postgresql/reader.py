@@ -238,7 +238,8 @@ class PostgreSQLReader:
         row = connection.execute(
             "select case when pg_is_in_recovery() then '' else pg_current_snapshot()::text end"
         ).fetchone()
-        return cast("tuple[str]", row)[0] == str(snapshot)
+        (self._session.latest_snapshot,) = cast("tuple[str]", row)
+        return self._session.latest_snapshot == str(snapshot)
 
     def _answered(
         self, ask: Callable[[], _Answer], asked: _Answer | None = None
@@ -271,6 +272,7 @@ class PostgreSQLReader:
         if in_recovery:
             raise DatabaseUnavailable("the database is a standby; waiting for it to be the primary")
         check_sequence(last_value, cache, self._plan)
+        self._session.latest_snapshot = snapshot
         return last_value, Snapshot.parse(snapshot), generation
 
     def _ask(

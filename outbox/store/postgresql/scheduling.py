@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from psycopg import errors as pg
@@ -34,6 +36,27 @@ _FROM_MICROSECONDS = "timestamptz 'epoch' + {} * interval '1 microsecond'"
 _MARGIN = "interval '2 seconds'"
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look has found, in which snapshot, and when, by this process's clock."""
+
+    start: Point | None
+    snapshot: str
+    agenda: Agenda
+    at: float
+
+    def holds(self, start: Point | None, snapshot: str) -> bool:
+        """Return whether it would find the same in a snapshot, from `start` on."""
+        return snapshot == self.snapshot and self.start in (None, start)
+
+    def now(self) -> Agenda:
+        """Return what the look would find now, were nothing new committed."""
+        due_in_s = self.agenda.due_in_s
+        if due_in_s is None:
+            return self.agenda
+        return replace(self.agenda, due_in_s=due_in_s - (time.monotonic() - self.at))
+
+
 class PostgreSQLSchedule:
     """What waits for a time, on one connection; implements Schedule."""
 
@@ -42,8 +65,22 @@ class PostgreSQLSchedule:
         self._log = names["outbox_message"]
         self._table = names["outbox_scheduled"]
 
-    def agenda(self, start: Point | None) -> Agenda:
-        """Look for the earliest message."""
+    def agenda(self, start: Point | None, *, anew: bool = False) -> Agenda:
+        """Look for the earliest message.
+
+        An idle relay has just asked whether any transaction has ended, for the sake of the log. If
+        none has since the last look, there is nothing else to be seen here; that answer is good
+        once. `anew`: look all the same.
+        """
+        seen, self._session.latest_snapshot = self._session.latest_snapshot, ""
+        known = self._session.looked
+        if known is not None and known.holds(start, seen) and not anew:
+            return known.now()
+        agenda, snapshot = self._look(start)
+        self._session.looked = Looked(start, snapshot, agenda, time.monotonic())
+        return agenda
+
+    def _look(self, start: Point | None) -> tuple[Agenda, str]:
         with self._session.translated() as connection:
             try:
                 # One round trip; numbers only, so that nothing needs to be bound.
@@ -57,16 +94,19 @@ class PostgreSQLSchedule:
             except BaseException:
                 self._session.rollback()
                 raise
-        due_in_s, at_us, no, clear_us = cast("tuple[float | None, int, int, int]", row)
+        due_in_s, at_us, no, clear_us, snapshot = cast(
+            "tuple[float | None, int, int, int, str]", row
+        )
         earliest = None if due_in_s is None else Point(at_us, no)
-        return Agenda(earliest, due_in_s, Point(clear_us, 0))
+        return Agenda(earliest, due_in_s, Point(clear_us, 0)), snapshot
 
     def _agenda_query(self, start: Point | None) -> str:
         return f"""
             with now as materialized (select clock_timestamp() as at)
             select extract(epoch from first.due_at - now.at)::float8,
                    {_MICROSECONDS.format("first.due_at")}, first.no,
-                   {_MICROSECONDS.format(f"least(first.due_at, now.at) - {_MARGIN}")}
+                   {_MICROSECONDS.format(f"least(first.due_at, now.at) - {_MARGIN}")},
+                   pg_current_snapshot()::text
               from now
               left join (select due_at, no from {self._table}
                           where wait_for is null and {_from(start)}
@@ -74,6 +114,7 @@ class PostgreSQLSchedule:
 
     def move(self, start: Point, max_rows: int, max_bytes: int) -> Moved | None:
         """Move what is due in a transaction of its own."""
+        self._session.looked = None
         with self._session.translated() as connection:
             try:
                 connection.execute(f"begin isolation level read committed; {_SETTINGS}")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import errors as pg
 
 from outbox.errors import ConfigurationError, DatabaseUnavailable, OutboxError, SchemaMissing
 from outbox.store.postgresql.patience import ImpatientConnection
+
+if TYPE_CHECKING:
+    from outbox.store.postgresql.scheduling import Looked
 
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
 
@@ -45,6 +49,10 @@ class Session:
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self.connection = connection
+        #: The text of the snapshot that was read last, by whoever looked for something new.
+        self.latest_snapshot = ""
+        #: What the last look at the schedule found.
+        self.looked: Looked | None = None
         self._warnings: list[str] = []
         self._sent = ExitStack()
         connection.add_notice_handler(self._notice)
