@@ -10,7 +10,7 @@ import click
 from outbox import migrations
 from outbox.cli.options import Duration, database_options, json_option, settings_from
 from outbox.cli.output import duration, print_json, say
-from outbox.cli.waiting import patiently
+from outbox.cli.waiting import connected_store, patiently
 
 if TYPE_CHECKING:
     from outbox.config.settings import Settings
@@ -24,6 +24,7 @@ Examples:
   outbox-relay migrate --writer-role shop --relay-role relay
   outbox-relay migrate --sql --dialect postgresql --schema events
   outbox-relay migrate --retention 7d
+  outbox-relay migrate --backlog-limit 100000 --backlog-action raise
   outbox-relay migrate --check
   outbox-relay migrate --rebase"""
 
@@ -56,6 +57,17 @@ Examples:
     help="How long delivered messages are kept, such as 12h or 7d. First set to 1d.",
 )
 @click.option(
+    "--backlog-limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many messages may wait before writers warn or refuse. At first there is no limit.",
+)
+@click.option(
+    "--backlog-action",
+    type=click.Choice(["warn", "raise", "off"]),
+    help="What writers do at the limit: warn, or raise BacklogFull. off takes the limit away.",
+)
+@click.option(
     "--dialect", type=click.Choice(["postgresql", "sqlite"]), help="For --sql without a database."
 )
 @json_option
@@ -72,6 +84,8 @@ def migrate(
     writer_role: str | None,
     relay_role: str | None,
     retention: int | None,
+    backlog_limit: int | None,
+    backlog_action: str | None,
     dialect: Dialect | None,
     as_json: bool,
     **flags: object,
@@ -83,14 +97,18 @@ def migrate(
     """
     if as_sql + as_check + as_rebase > 1:
         raise click.UsageError("use one of --sql, --check and --rebase")
-    if only == "inbox" and (as_rebase or writer_role or relay_role or retention):
+    backlog = _backlog(backlog_limit, backlog_action)
+    if only == "inbox" and (as_rebase or writer_role or relay_role or retention or backlog):
         raise click.UsageError(
-            "--only inbox has nothing to do with --rebase, --retention and the roles"
+            "--only inbox has nothing to do with --rebase, --retention, --backlog-limit and the"
+            " roles"
         )
     if as_sql and as_json:
         raise click.UsageError("--sql prints SQL and no JSON: leave out --json")
     if retention and (as_sql or as_check or as_rebase):
         raise click.UsageError("--retention goes with none of --sql, --check and --rebase")
+    if backlog and (as_sql or as_check or as_rebase):
+        raise click.UsageError("--backlog-limit goes with none of --sql, --check and --rebase")
     settings = settings_from(flags)
     roles = {"writer_role": writer_role, "relay_role": relay_role}
     if as_sql:
@@ -101,7 +119,20 @@ def migrate(
     elif as_rebase:
         _rebase(settings, as_json=as_json)
     else:
-        _migrate(settings, only, roles, retention, as_json=as_json)
+        _migrate(settings, only, roles, retention, backlog, as_json=as_json)
+
+
+def _backlog(limit: int | None, action: str | None) -> migrations.BacklogLimit | None:
+    """Return the limit that is asked for, None where nothing is said of it."""
+    if limit is None and action is None:
+        return None
+    if (action == "off") == (limit is not None):
+        raise click.UsageError(
+            "give --backlog-limit N, with --backlog-action warn or raise, or --backlog-action off"
+        )
+    if limit is None:
+        return migrations.NO_LIMIT
+    return migrations.BacklogLimit(limit, "raise" if action == "raise" else "warn")
 
 
 def _dialect(settings: Settings) -> Dialect:
@@ -113,6 +144,7 @@ def _migrate(
     only: migrations.Component | None,
     roles: dict[str, str | None],
     retention: int | None,
+    backlog: migrations.BacklogLimit | None,
     *,
     as_json: bool,
 ) -> None:
@@ -123,11 +155,15 @@ def _migrate(
             settings.names,
             only=only,
             retention_s=retention,
+            backlog=backlog,
             password_callback=password_callback,
             **roles,
         ),
         settings.connect_timeout,
     )
+    if backlog and backlog.messages:
+        with connected_store(settings) as store:
+            store.count_backlog()
     names = [step.name for step in applied]
     if as_json:
         print_json("outbox.migrate/1", applied=names)
@@ -135,6 +171,15 @@ def _migrate(
     say(f"applied {', '.join(names)}" if names else "nothing to do: the tables are up to date")
     if retention:
         say(f"delivered messages are kept for {duration(retention)}")
+    if backlog:
+        say(_told(backlog))
+
+
+def _told(backlog: migrations.BacklogLimit) -> str:
+    if backlog.messages is None:
+        return "writers go by no limit of the backlog"
+    does = "refuse" if backlog.action == "raise" else "warn"
+    return f"writers {does} when {backlog.messages} messages wait"
 
 
 def _check(settings: Settings, only: migrations.Component | None, *, as_json: bool) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -97,7 +97,8 @@ def resume(
     if not lifted:
         say(f"not paused: {target}")
     for still in left:
-        say(f"still paused, and more than that: {still.target}")
+        whole = still.target.covers(target)
+        say(f"still paused, {'and more than that' if whole else 'in part'}: {still.target}")
 
 
 @click.command(epilog="\b\nExample:\n  outbox-relay paused --json")
@@ -159,7 +160,9 @@ def _refuse_unknown(store: StoreAdmin, target: Target) -> None:
 
 
 def _overlap(one: Target, other: Target) -> bool:
-    return one.covers(other) or other.covers(one)
+    """Return whether something is of both."""
+    pairs = zip(astuple(one), astuple(other), strict=True)
+    return all(mine is None or theirs in (None, mine) for mine, theirs in pairs)
 
 
 def _what(target: Target, reason: str | None) -> dict[str, object]:

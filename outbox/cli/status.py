@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
+from outbox.cli import pauses
 from outbox.cli.options import database_options, json_option, reworded, settings_from
 from outbox.cli.output import duration, print_json, print_table, say
 from outbox.cli.waiting import connected_store
+from outbox.store.pauses import Pauses
 from outbox.store.scheduling import SCHEDULE_COUNT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from outbox.store.base import Blocker, RelayStatus
+    from outbox.store.base import BacklogState, Blocker, RelayStatus
     from outbox.store.held import State
+    from outbox.store.pauses import Pause
     from outbox.store.scheduling import ScheduleStatus
 
 CHECK_FAILED = 6
@@ -56,6 +60,7 @@ def status(
         relays, blockers = store.status(relay), store.blockers()
         waiting = store.schedule().status()
         held = {name: store.held_admin().counts(name) for name in {lane.relay for lane in relays}}
+        paused, backlog = store.pauses().in_force(), store.backlog()
     if as_json:
         print_json(
             "outbox.status/1",
@@ -63,20 +68,49 @@ def status(
             blockers=[asdict(blocker) for blocker in blockers],
             scheduled=asdict(waiting),
             held=held,
+            paused=[pauses.shown(each) for each in paused],
+            backlog=asdict(backlog),
         )
     else:
-        _show(relays, blockers)
-        for sentence in (*told_of(waiting), *_told_of_held(held)):
+        _show(relays, blockers, paused)
+        told = (*told_of(waiting), *_told_of_held(held), *_told_of_backlog(backlog))
+        for sentence in (*pauses.told_of(paused, time.time()), *told):
             say(reworded(sentence))
     ctx.exit(_verdict(relays, fail_if_lag))
 
 
-def _show(relays: list[RelayStatus], blockers: list[Blocker]) -> None:
+def _show(relays: list[RelayStatus], blockers: list[Blocker], paused: list[Pause]) -> None:
+    targets = frozenset(each.target for each in paused)
     print_table(
-        ("RELAY", "LANE", "WAITING", "OLDEST", "HELD BY", "LEASE"), [_row(lane) for lane in relays]
+        ("RELAY", "LANE", "WAITING", "OLDEST", "HELD BY", "LEASE", "STATE"),
+        [(*_row(lane), state_of(lane, Pauses(lane.relay, targets))) for lane in relays],
     )
     for hint in hints(relays, blockers):
         say(reworded(hint))
+
+
+def state_of(lane: RelayStatus, paused: Pauses) -> str:
+    """Return what the process says that holds a lane, or would; - if there is none.
+
+    `waiting`: for a server or a topic that is away, which it tries again from time to time.
+    """
+    if paused.stop(lane.lane):
+        return "paused"
+    states = {each.process: each.state for each in lane.processes}
+    if lane.owner in states:
+        return states[lane.owner]
+    return "waiting" if "waiting" in states.values() else "-"
+
+
+def _told_of_backlog(backlog: BacklogState) -> Iterator[str]:
+    """Yield what writers do because too many messages wait."""
+    if backlog.limit is not None and backlog.messages >= backlog.limit:
+        does = "refuse messages" if backlog.action == "raise" else "warn"
+        counted = duration(backlog.counted_seconds or 0.0)
+        yield (
+            f"writers {does}: {backlog.messages} messages waited {counted} ago, and the limit is"
+            f" {backlog.limit}"
+        )
 
 
 def _told_of_held(held: Mapping[str, Mapping[State, int]]) -> Iterator[str]:

@@ -100,6 +100,7 @@ class Sampler:
                 return
 
     def _sample(self, store: LogGauges) -> Sample:
+        store.count_backlog()
         streams = store.status(self._relay)
         transactions: dict[str, tuple[float, ...]] = {}
         for blocker in store.blockers():

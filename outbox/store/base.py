@@ -8,7 +8,7 @@ and begin again with `acquire`, since a database that crashed may use its transa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -240,6 +240,12 @@ class StoreAdmin(Protocol):
     def schedule(self) -> ScheduleAdmin:
         """Return what waits for its time or a condition. Forget it with the connection."""
 
+    def backlog(self) -> BacklogState:
+        """Return the limit of the backlog, and the last count."""
+
+    def count_backlog(self) -> None:
+        """Note for writers how many messages wait; does nothing where there is no limit."""
+
     def pauses(self) -> PauseStore:
         """Return what operators have paused. Forget it with the connection."""
 
@@ -275,6 +281,37 @@ class LogGauges(StoreAdmin, Protocol):
         Looks at COUNT_LIMIT messages at most, and at none up to the mark `after`, 0 the first time.
         Returns the mark for the next time as well.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogState:
+    """How many messages may wait, and how many did when they were last counted, so long ago.
+
+    None: there is no limit, or nobody has counted.
+    """
+
+    limit: int | None
+    action: str | None
+    messages: int
+    counted_seconds: float | None
+
+
+def backlog_of(statuses: Iterable[RelayStatus]) -> int:
+    """Return how many messages wait for the relay name that has the most to send.
+
+    >>> backlog_of([])
+    0
+    """
+    by_relay: dict[str, tuple[int, int]] = {}
+    for each in statuses:
+        exact, bound = by_relay.get(each.relay, (0, 0))
+        # A bound counts every message of the log, whatever its lane.
+        if each.lag_is_exact:
+            exact += each.lag_messages
+        else:
+            bound = max(bound, each.lag_messages)
+        by_relay[each.relay] = exact, bound
+    return max((sum(pair) for pair in by_relay.values()), default=0)
 
 
 class LeaseLost(Exception):

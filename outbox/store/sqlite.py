@@ -18,6 +18,7 @@ from outbox.schema.version import require_schema
 from outbox.store.base import (
     COUNT_LIMIT,
     FORGOTTEN_AFTER_S,
+    BacklogState,
     Blocker,
     Lease,
     LeaseLost,
@@ -25,6 +26,7 @@ from outbox.store.base import (
     RelayStatus,
     Slice,
     Stream,
+    backlog_of,
     unknown_relay,
 )
 from outbox.store.held_admin import SQLITE, HeldActions
@@ -270,6 +272,27 @@ class SQLiteStore:
     def paused(self, relay: str) -> Pauses:
         """Return what operators have paused of a relay name."""
         return self.pauses().of(relay)
+
+    def backlog(self) -> BacklogState:
+        """Return the limit of the backlog, and the last count."""
+        with self._translated() as connection:
+            limit, action, messages, at = connection.execute(
+                f"""select backlog_limit, backlog_action, backlog_messages, backlog_at
+                      from {self._names["outbox_meta"]}"""
+            ).fetchone()
+        return BacklogState(limit, action, messages, None if at is None else time.time() - at)
+
+    def count_backlog(self) -> None:
+        """Note for writers how many messages wait; does nothing where there is no limit."""
+        if self.backlog().limit is None:
+            return
+        written, messages = int(self.horizon()), backlog_of(self.status())
+        with self._translated() as connection:
+            connection.execute(
+                f"""update {self._names["outbox_meta"]}
+                       set backlog_messages = ?, backlog_seq = ?, backlog_at = ?""",
+                (messages, written, time.time()),
+            )
 
     def pauses(self) -> SQLitePauses:
         """Return what operators have paused."""

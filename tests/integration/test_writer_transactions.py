@@ -311,7 +311,8 @@ def test_the_sessions_changes_come_first(database: Database) -> None:
         session.add(Order(id=2))
         EVENTS.add_all(session, [Message("orders", b"")])
 
-    tables = ["outbox" if "outbox_message" in sql else "orders" for sql in statements]
+    written = [sql for sql in statements if "backlog" not in sql]
+    tables = ["outbox" if "outbox_message" in sql else "orders" for sql in written]
     assert tables == ["orders", "outbox", "orders", "outbox"]
 
 

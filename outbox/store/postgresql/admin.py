@@ -14,11 +14,13 @@ from outbox.names import Names, check_name
 from outbox.store.base import (
     COUNT_LIMIT,
     FORGOTTEN_AFTER_S,
+    BacklogState,
     Blocker,
     ProcessStatus,
     RelayStatus,
     Slice,
     Stream,
+    backlog_of,
     unknown_relay,
 )
 from outbox.store.held_admin import POSTGRESQL, HeldActions
@@ -141,6 +143,32 @@ class PostgreSQLAdmin:
     def paused(self, relay: str) -> Pauses:
         """Return what operators have paused of a relay name."""
         return self.pauses().of(relay)
+
+    def backlog(self) -> BacklogState:
+        """Return the limit of the backlog, and the last count."""
+        with self.session.translated() as connection:
+            row = connection.execute(
+                f"""select backlog_limit, backlog_action, backlog_messages,
+                           extract(epoch from clock_timestamp() - backlog_at)::float8
+                      from {self._names["outbox_meta"]}"""
+            ).fetchone()
+        return BacklogState(*cast("tuple[int | None, str | None, int, float | None]", row))
+
+    def count_backlog(self) -> None:
+        """Note for writers how many messages wait; does nothing where there is no limit."""
+        if self.backlog().limit is None:
+            return
+        # Before the count, so that nothing written meanwhile is forgotten.
+        sequence = self._names["outbox_message_seq"]
+        written = self._one(f"select coalesce(pg_sequence_last_value('{sequence}'::regclass), 0)")
+        messages = backlog_of(self.status())
+        with self.session.translated() as connection:
+            connection.execute(
+                f"""update {self._names["outbox_meta"]}
+                       set backlog_messages = %s, backlog_seq = %s, backlog_at = clock_timestamp()
+                """,
+                (messages, written),
+            )
 
     def pauses(self) -> PostgreSQLPauses:
         """Return what operators have paused."""
