@@ -100,6 +100,10 @@ class Holding:
         self._look_at = self._clock() if anything or self._closed else float("inf")
         self._mend_at, self._mended_to = self._clock(), None
 
+    def share(self) -> None:
+        """Take it from now on that other streams may hold messages of our keys, or have held."""
+        self._shared = True
+
     def pause(self, topics: frozenset[str]) -> None:
         """Hold what is of these topics, and let others go that were paused until now.
 

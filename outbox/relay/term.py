@@ -218,6 +218,8 @@ class Term:
     def _send(self, page: Page) -> None:
         """Send a page but for what cannot be sent, which is held before the rest goes."""
         self._mark = page.mark or self._mark
+        if self._reader.lanes_changed:
+            self._holding.share()
         division = self._holding.sift(page.records)
         while True:
             if division is not None:

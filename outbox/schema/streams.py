@@ -65,6 +65,25 @@ def is_changing(names: Names, relay: str) -> str:
                     and (j.plan_no, {END}) > (k.plan_no, k.after_seq))))"""
 
 
+def move_held(names: Names, lane: str, rows: str) -> str:
+    """Return an SQL statement that lets held messages be of another lane.
+
+    Only one message stops a key: where two would, the later one waits behind the other.
+    `rows`: a condition of the rows, `h`.
+    """
+    held = names["outbox_held"]
+    second = f"""(h.blocks and h.state <> 'blocked' and exists (
+        select from {held} as x
+         where x.relay = h.relay and x.lane = '{lane}' and x.topic = h.topic and x.key = h.key
+           and x.blocks and x.state <> 'blocked'))"""
+    return f"""
+        update {held} as h
+           set lane = '{lane}', changed_at = clock_timestamp(),
+               state = case when {second} then 'blocked' else h.state end,
+               next_attempt_at = case when {second} then null else h.next_attempt_at end
+         where {rows}"""
+
+
 def require_lanes(connection: psycopg.Connection, names: Names) -> None:
     """Raise LogInconsistent if rows of lanes were deleted: then no stream would be left."""
     (known,) = postgresql.one(
@@ -80,7 +99,16 @@ def require_lanes(connection: psycopg.Connection, names: Names) -> None:
 
 
 def forget_others(connection: psycopg.Connection, names: Names) -> None:
-    """Delete the cursors and plans of streams that are none of the present lanes'."""
+    """Delete the cursors and plans of streams that are none of the present lanes', whose held
+    messages go by `default`."""
+    present = f"""select lane from {names["outbox_lane"]}
+                   where generation = {present_generation(names)}"""
+    gone = postgresql.rows(
+        connection,
+        f"select distinct lane from {names['outbox_held']} where lane not in ({present})",
+    )
+    for (lane,) in gone:
+        postgresql.run(connection, move_held(names, "default", f"h.lane = '{lane}'"))
     for table in ("outbox_plan", "outbox_cursor"):
         postgresql.run(
             connection,

@@ -122,6 +122,10 @@ class LogReader(Protocol):
     def ended(self) -> bool:
         """Return whether the stream is none of the log's any more, and nothing of it is left."""
 
+    @property
+    def lanes_changed(self) -> bool:
+        """Return whether lanes were ever changed: others may have held messages of our keys."""
+
 
 class Store(Protocol):
     """What a relay needs of a database. One connection, one thread at a time."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from outbox.errors import ConfigurationError, LogInconsistent
 from outbox.names import Names
-from outbox.store.lanes import Lane, Topology, same_streams
+from outbox.store.base import Lease
+from outbox.store.lanes import DEFAULT_LANE, Lane, Topology, same_streams
 
 _FOR_EVER = 2**63 - 1
 
@@ -102,23 +103,42 @@ def change(
             if stream not in present.streams
         ],
     )
-    _move_held(connection, names, present, later)
 
 
-def _move_held(
-    connection: sqlite3.Connection, names: Names, present: Topology, later: Topology
+def take_over_held(
+    connection: sqlite3.Connection, names: Names, lease: Lease, earlier: Topology, later: Topology
 ) -> None:
-    """Let what is held go along, so that later messages of its key still wait for it."""
-    held, log = names["outbox_held"], names["outbox_message"]
-    for lane in present.lanes.keys() - later.lanes.keys():
-        connection.execute(f"update {held} set lane = 'default' where lane = ?", (lane,))
-    for lane in later.lanes.keys() - present.lanes.keys():
-        connection.execute(
-            f"""update {held} set lane = ?
-                 where seq in (select m.seq from {held} as h join {log} as m using (seq)
-                                where m.lane = ?)""",
-            (lane, lane),
-        )
+    """Let what is held of other lanes go along to a lane that takes their keys over, so that later
+    messages of these keys still wait for it.
+
+    Its predecessors have come to their ends and hold no more. Whoever has lost the lease moves
+    nothing: lanes may have changed again. Only one message stops a key: where two would, the later
+    one waits behind the other.
+    """
+    held, log, cursor = names["outbox_held"], names["outbox_message"], names["outbox_cursor"]
+    rows = f"""h.relay = :relay and h.lane = :source and exists (
+        select 1 from {cursor} where relay = :relay and lane = :lane and epoch = :epoch)"""
+    if lease.lane != DEFAULT_LANE:  # which has all that is held of a lane that is gone
+        rows += f" and exists (select 1 from {log} as m where m.seq = h.seq and m.lane = :lane)"
+    second = f"""(h.blocks and h.state <> 'blocked' and exists (
+        select 1 from {held} as x
+         where x.relay = h.relay and x.lane = :lane and x.topic = h.topic and x.key = h.key
+           and x.blocks and x.state <> 'blocked'))"""
+    for source in later.predecessors(earlier, lease.lane):
+        values = {"relay": lease.relay, "lane": lease.lane, "epoch": lease.epoch, "source": source}
+        (any_held,) = connection.execute(
+            f"select exists (select 1 from {held} as h where {rows})", values
+        ).fetchone()
+        if any_held:
+            connection.execute(
+                f"""update {held} as h
+                       set lane = :lane,
+                           state = case when {second} then 'blocked' else h.state end,
+                           next_attempt_at = case when {second} then null
+                                                  else h.next_attempt_at end
+                     where {rows}""",
+                values,
+            )
 
 
 def have_come_to(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from outbox.names import Names
 from outbox.record import Mark, Page, Position, Record
 from outbox.store.base import Lease
-from outbox.store.sqlite_lanes import Era, condition, have_come_to, read_eras
+from outbox.store.sqlite_lanes import Era, condition, have_come_to, read_eras, take_over_held
 
 if TYPE_CHECKING:
     import sqlite3
@@ -56,6 +56,11 @@ class SQLiteReader:
         present = self._eras[-1]
         return self._after >= present.after_seq and self._lease.lane not in present.lanes.streams
 
+    @property
+    def lanes_changed(self) -> bool:
+        """Return whether lanes were ever changed: others may have held messages of our keys."""
+        return len(self._eras) > 1
+
     def read(self, max_rows: int, max_bytes: int) -> Page | None:
         """Return the next page, or None."""
         with self._opened() as connection:
@@ -92,9 +97,12 @@ class SQLiteReader:
             return True
         earlier = self._eras[number - 1].lanes
         streams = era.lanes.predecessors(earlier, self._lease.lane)
-        return not streams or have_come_to(
-            connection, self._names, self._lease.relay, streams, era.after_seq
-        )
+        if not streams:
+            return True
+        if not have_come_to(connection, self._names, self._lease.relay, streams, era.after_seq):
+            return False
+        take_over_held(connection, self._names, self._lease, earlier, era.lanes)
+        return True
 
     def _records(
         self, connection: sqlite3.Connection, era: Era, last: int, max_rows: int, max_bytes: int

@@ -207,6 +207,11 @@ class _ReaderOfRows:
         """Return False: more rows may come in another term."""
         return False
 
+    @property
+    def lanes_changed(self) -> bool:
+        """Return False: there is one lane."""
+        return False
+
     def read(self, max_rows: int, max_bytes: int) -> Page | None:
         """Return the next page, or None."""
         taken: list[Record] = []

@@ -8,6 +8,7 @@ import pytest
 
 from outbox.errors import ConfigurationError
 from outbox.store.base import Lease
+from outbox.store.held import Hold
 from outbox.store.lanes import Lane
 from outbox.store.owner import new_owner
 from tests.conformance.store_kit import LEASE_S, StoreKit, keys, read_all
@@ -226,6 +227,38 @@ class LanesSuite:
         kit.age(86400 * 2)
 
         assert any(part.kept is None for part in store.prune(dry_run=True))
+
+    def test_what_is_held_goes_along_with_its_lane(self, kit: StoreKit) -> None:
+        # Given a message that stops its key, held of a lane with more of that key behind it
+        store = kit.store()
+        stopped = {("t", "k")}
+        store.change_lanes([DEFAULT, URGENT])
+        default, urgent = Reading(store, "default"), Reading(store, "urgent")
+        assert (default(), urgent()) == ([], [])
+        write(kit, ("k", "urgent"), ("other", None))
+        assert (default(), urgent()) == (["other"], ["k"])
+        ((seq,),) = (
+            kit.writer().execute("select seq from outbox_message where key = 'k'").fetchall()
+        )
+        hold = Hold(seq, "dead", blocks=True)
+        store.held().hold(urgent.lease, urgent.position, LEASE_S, [hold])
+        write(kit, ("k", "urgent"))
+        # When the lane is removed, then the key is stopped for the lane, which has to come to its
+        # end, and then for default, which has its messages from then on
+        store.change_lanes([DEFAULT])
+        assert default() == []
+        assert store.held().stopped_keys(urgent.lease, 9) == stopped
+        assert store.held().stopped_keys(default.lease, 9) == set()
+        assert urgent() == ["k"]
+        assert default() == []
+        assert store.held().stopped_keys(default.lease, 9) == stopped
+        # And when it is declared again, the same the other way round
+        store.retire(urgent.lease)
+        store.change_lanes([DEFAULT, URGENT])
+        urgent = Reading(store, "urgent")
+        assert (default(), urgent()) == ([], [])
+        assert store.held().stopped_keys(urgent.lease, 9) == stopped
+        assert store.held().stopped_keys(default.lease, 9) == set()
 
     def test_default_cannot_be_removed(self, kit: StoreKit) -> None:
         with pytest.raises(ConfigurationError, match="'default' cannot be removed"):

@@ -139,8 +139,6 @@ def _seal_and_begin(
         "generation": present.generation,
         "old": list(present.streams),
         "new": [stream for stream in later.streams if stream not in present.streams],
-        "declared": [lane for lane in later.lanes if lane not in present.lanes],
-        "removed": [lane for lane in present.lanes if lane not in later.lanes],
     }
     for statement in _statements(names):
         connection.execute(statement, values)
@@ -191,10 +189,4 @@ def _statements(names: Names) -> tuple[str, ...]:
         select relay, lane, plan_no, epoch, %(snapshot)s::pg_snapshot, {floor},
                %(snapshot)s::pg_snapshot, {floor}, %(last_value)s::bigint, %(generation)s::bigint
           from begun"""
-    # What is held goes along, so that later messages of its key still wait for it.
-    held, log = names["outbox_held"], names["outbox_message"]
-    gone = f"update {held} set lane = 'default' where lane = any(%(removed)s::text[])"
-    come = f"""
-        update {held} as h set lane = m.lane from {log} as m
-         where m.seq = h.seq and m.lane = any(%(declared)s::text[])"""
-    return seals, resumed, begun, gone, come
+    return seals, resumed, begun

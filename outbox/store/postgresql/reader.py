@@ -20,6 +20,7 @@ from outbox.record import Mark, Page, Position, Record
 from outbox.schema.streams import END
 from outbox.store.base import Lease, LeaseLost
 from outbox.store.lanes import Topology
+from outbox.store.postgresql.held_lanes import take_over_held
 from outbox.store.postgresql.journal import plan_parameters, read_plans
 from outbox.store.postgresql.lanes import has_sealed, read_topologies
 from outbox.store.postgresql.merging import before_heavy, merge
@@ -95,6 +96,11 @@ class PostgreSQLReader:
         return self._has_ended and self._is_told
 
     @property
+    def lanes_changed(self) -> bool:
+        """Return whether lanes were ever changed: others may have held messages of our keys."""
+        return self._lanes.generation > 0
+
+    @property
     def _has_ended(self) -> bool:
         return self._done and not self._saved and not self._lanes.goes_on
 
@@ -128,10 +134,14 @@ class PostgreSQLReader:
 
     def _may_go_on(self, connection: psycopg.Connection) -> bool:
         """Return whether the streams that this one must not overtake have come far enough."""
-        streams = self._lanes.predecessors(self._next_generation)
-        return not streams or has_sealed(
-            connection, self._names, self._lease.relay, streams, self._next_generation
-        )
+        later = self._next_generation
+        streams = self._lanes.predecessors(later)
+        if not streams:
+            return True
+        if not has_sealed(connection, self._names, self._lease.relay, streams, later):
+            return False
+        take_over_held(connection, self._names, self._lease, *self._lanes.around(later))
+        return True
 
     def _begin(self, plan: Plan) -> None:
         self._plan, self._after, self._done, self._is_told = plan, 0, False, False

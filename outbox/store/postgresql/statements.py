@@ -64,6 +64,10 @@ class StreamLanes:
             return ()
         return self._topologies[generation].predecessors(earlier, self._stream)
 
+    def around(self, generation: int) -> tuple[Topology, Topology]:
+        """Return the lanes of the generation before one, and of itself."""
+        return self._topologies[generation - 1], self._topologies[generation]
+
     def statements(self, generation: int) -> Statements:
         """Return the SQL that reads what belongs to the stream in a generation.
 
