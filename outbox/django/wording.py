@@ -5,7 +5,27 @@ from __future__ import annotations
 import re
 
 #: Not taken from outbox.cli, which needs click, and a consumer does not.
-WORDED = ("run", "migrate", "status", "healthcheck", "doctor", "relays", "prune", "config", "demo")
+WORDED = (
+    "run",
+    "migrate",
+    "status",
+    "healthcheck",
+    "doctor",
+    "relays",
+    "lanes",
+    "pause",
+    "resume",
+    "paused",
+    "scheduled",
+    "held",
+    "audit",
+    "prune",
+    "verify",
+    "replay",
+    "bench",
+    "config",
+    "demo",
+)
 
 _PROGRAM = re.compile(rf"\boutbox-relay ({'|'.join(WORDED)})\b")
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
+from outbox.cli.operating import new_action
 from outbox.database import DatabaseUrl, connect_sqlite
 from outbox.errors import BacklogFull, ConfigurationError
 from outbox.migrations import NO_LIMIT, BacklogLimit, migrate
@@ -22,6 +23,7 @@ from outbox.names import Names
 from outbox.publishers.memory import MemoryPublisher
 from outbox.relay.relay import Relay
 from outbox.store.base import RelayStatus, backlog_of
+from outbox.store.pauses import Target
 from outbox.writer.backlog import LOOK_FOR_LIMIT_S, LOOK_S, MEMORY
 from outbox.writer.outbox import Message, Outbox
 from tests.conformance.conftest import sqlite_kit  # noqa: F401 - the fixture
@@ -307,6 +309,30 @@ class TestPostgreSQL:
                     Outbox().add(connection, "orders", {}, key="d")
         finally:
             admin.execute("drop owned by backlog_writer; drop role backlog_writer")
+            kit.close()
+
+    def test_the_relay_role_may_count_pause_and_resume(self, url: DatabaseUrl) -> None:
+        kit = StoreKit(url)
+        admin = kit.writer()
+        admin.execute("drop role if exists backlog_relay")
+        admin.execute("create role backlog_relay")
+        try:
+            migrate(url, relay_role="backlog_relay", backlog=BacklogLimit(1, "raise"))
+            store, target = kit.store(), Target(lane="default")
+            store.session.connection.execute("set role backlog_relay")
+            kit.commit("a")
+
+            store.count_backlog()
+            assert store.backlog().messages == 1
+            assert store.pauses().pause(target, None, new_action("pause", {}))
+            assert store.paused("default").stop("default")
+            assert store.pauses().resume([target], new_action("resume", {}))
+
+            with pytest.raises(ConfigurationError, match="permission denied"):
+                store._one("update outbox_meta set backlog_limit = 2 returning 1")
+        finally:
+            store.close()
+            admin.execute("drop owned by backlog_relay; drop role backlog_relay")
             kit.close()
 
     def test_tables_elsewhere_have_a_limit_of_their_own(self, url: DatabaseUrl) -> None:
