@@ -253,6 +253,8 @@ class TestPace:
         reader_of = store.reader
 
         class SlowReader:
+            lanes_changed = False
+
             def __init__(self, reader: Any) -> None:
                 self._reader = reader
 

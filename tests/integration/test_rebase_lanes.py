@@ -138,9 +138,16 @@ def test_a_lane_that_was_removed_is_sent_by_default_after_a_rebase(servers: Serv
     log = LanesLog(servers[0])
     log.change(Lane("default"), URGENT)
     log.write_all()
+    with log.connection() as connection:
+        connection.execute(
+            "insert into outbox_held (relay, lane, seq, created_at, id, topic, key, state, blocks)"
+            " values ('default', 'urgent', 1, now(), gen_random_uuid(), 't', 'k0', 'dead', true)"
+        )
     log.change(Lane("default"))
     rebase(log.url)
     assert log.streams == {"default"}
+    # With what is held of it
+    assert log.value("select lane from outbox_held") == "default"
     assert sorted(log.deliver()) == sorted(log.written)
     # And a later change begins after that
     log.change(Lane("default"), URGENT)
