@@ -107,8 +107,8 @@ def _lock(connection: psycopg.Connection, names: Names, lock_timeout: float) -> 
     """Keep writers and relays out until the end.
 
     Whoever holds our lock on the log knows that every transaction that wrote to it, a prepared one
-    included, has ended: writers keep theirs until then. The log first, then the cursors, as a relay
-    does, so that the two cannot wait for each other.
+    included, has ended: writers keep theirs until then. The lanes, the log, the cursors: in this
+    order, as a relay does, so that the two cannot wait for each other.
     """
     postgresql.run(
         connection,
