@@ -19,7 +19,13 @@ def audit() -> None:
 
 
 @audit.command("list", epilog="\b\nExample:\n  outbox-relay audit list --json")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="How many at the most.",
+)
 @json_option
 @database_options
 def list_actions(*, limit: int, as_json: bool, **flags: object) -> None:

@@ -49,7 +49,14 @@ def _filter_options(command: Command) -> Command:
         click.option(
             "--state", "states", type=click.Choice(STATES), multiple=True, help="Repeatable."
         ),
-        click.option("--name", "relay", metavar="NAME", default="default", show_default=True),
+        click.option(
+            "--name",
+            "relay",
+            metavar="NAME",
+            default="default",
+            show_default=True,
+            help="The relay name whose messages they are.",
+        ),
     ):
         command = option(command)
     return command
@@ -68,7 +75,13 @@ def _change_options(command: Command) -> Command:
 
 @held.command("list", epilog="\b\nExample:\n  outbox-relay held list --state dead --topic payments")
 @_filter_options
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="How many at the most.",
+)
 @click.option("--after", type=int, default=0, help="Go on behind this position.")
 @json_option
 @database_options
@@ -127,7 +140,14 @@ def _counted(count: int) -> str:
 
 @held.command(epilog="\b\nExample:\n  outbox-relay held show 018f3f1e-0000-7000-8000-000000000001")
 @click.argument("id_", metavar="UUID")
-@click.option("--name", "relay", metavar="NAME", default="default", show_default=True)
+@click.option(
+    "--name",
+    "relay",
+    metavar="NAME",
+    default="default",
+    show_default=True,
+    help="The relay name whose messages they are.",
+)
 @click.option("--payload", is_flag=True, help="Print the payload as well.")
 @json_option
 @database_options
