@@ -292,13 +292,13 @@ class TestAPausedTopic:
 
 
 class Ticking:
-    """A clock that moves on by a millisecond whenever it is read."""
+    """A clock that moves on by a few milliseconds whenever it is read."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def __call__(self) -> float:
-        self.now += 0.001
+        self.now += 0.004
         return self.now
 
 
@@ -337,20 +337,20 @@ class TestALimit:
         for (begin, _, _), (end, total) in windows(publisher.handed_over, of=1):
             assert total <= 100 + 100 * (end - begin) + 1e-3
         spent = publisher.handed_over[-1][0] - publisher.handed_over[0][0]
-        assert 2.5 <= spent < 4
+        assert 2.5 <= spent < 5
         assert monitor.figures.value(catalogue.LIMITED) == 0  # now that everything is sent
 
     def test_bytes_count_as_well_and_a_large_message_goes_alone(self, kit: StoreKit) -> None:
-        write(kit, *["a" * 100] * 30, "b" * 5000, *["c" * 100] * 30)
+        write(kit, *["a" * 100] * 15, "b" * 2000, *["c" * 100] * 15)
 
         publisher, payloads, _ = limited(kit, max_bytes_per_second=1000)
 
-        assert len(payloads) == 61
-        assert (5000 in {size for _, _, size in publisher.handed_over}) is True
+        assert len(payloads) == 31
+        assert 2000 in {size for _, _, size in publisher.handed_over}
         for (begin, _, _), (end, total) in windows(publisher.handed_over, of=2):
-            assert total <= 1000 + 1000 * (end - begin) + 5000
+            assert total <= 1000 + 1000 * (end - begin) + 2000
         spent = publisher.handed_over[-1][0] - publisher.handed_over[0][0]
-        assert spent >= (11_000 - 1000) / 1000 - 0.2
+        assert spent >= (5000 - 1000) / 1000 - 0.2
 
     def test_the_lane_with_the_higher_priority_takes_what_there_is(self, kit: StoreKit) -> None:
         kit.store().change_lanes([Lane("default"), Lane("urgent", 10)])
