@@ -379,7 +379,7 @@ class TestALimit:
 
 def windows(
     handed_over: list[tuple[float, int, int]], *, of: int
-) -> Iterator[tuple[tuple[float, int, int], tuple[float, int]]]:
+) -> Iterator[tuple[tuple[float, int, int], tuple[float, float]]]:
     """Yield every window: its first hand-over, its end, and what was handed over in it."""
     for index, first in enumerate(handed_over):
         totals = itertools.accumulate(each[of] for each in handed_over[index:])

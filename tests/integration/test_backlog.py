@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 from outbox.cli.operating import new_action
 from outbox.database import DatabaseUrl, connect_sqlite
 from outbox.errors import BacklogFull, ConfigurationError
+from outbox.message import Message
 from outbox.migrations import NO_LIMIT, BacklogLimit, migrate
 from outbox.names import Names
 from outbox.publishers.memory import MemoryPublisher
@@ -25,7 +26,7 @@ from outbox.relay.relay import Relay
 from outbox.store.base import RelayStatus, backlog_of
 from outbox.store.pauses import Target
 from outbox.writer.backlog import LOOK_FOR_LIMIT_S, LOOK_S, MEMORY
-from outbox.writer.outbox import Message, Outbox
+from outbox.writer.outbox import Outbox
 from tests.conformance.conftest import sqlite_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import StoreKit
 
