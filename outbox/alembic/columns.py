@@ -109,6 +109,9 @@ def cursor(names: Names) -> Table:
         Column("owner", Text),
         Column("lease_until", Moment),
         Column("cluster_id", Text),
+        Column("starts_at", Moment),
+        Column("delivery", Text),
+        Column("origin", TextUuid),
         Column("moved_at", Moment),
     )
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, OutboxError
 from outbox.names import Names
@@ -19,7 +20,7 @@ from outbox.record import DeliveryMode, Mark, Page, Position, Record
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
 from outbox.store.base import Lease, LogReader, Slice, Store, Stream
-from outbox.store.held import HeldStore
+from outbox.store.held import HeldStore, Hold
 from outbox.store.opening import open_store
 from outbox.store.pauses import Pauses
 from outbox.store.scheduling import NothingScheduled, Schedule
@@ -183,8 +184,8 @@ class _StoreOfRows:
         """Do nothing: nobody asks."""
 
     def held(self) -> HeldStore:
-        """Refuse: this relay is told to hold nothing."""
-        raise NotImplementedError
+        """Return what lets expired messages go: this relay is told to hold nothing else."""
+        return cast("HeldStore", _Expired(self))
 
     def prune(self, *, dry_run: bool = False) -> list[Slice]:  # noqa: ARG002 - the seam's signature
         """Remove nothing: the rows are the test's."""
@@ -193,6 +194,17 @@ class _StoreOfRows:
     def schedule(self) -> Schedule:
         """Return an empty one: the rows are what is in the log."""
         return NothingScheduled()
+
+
+class _Expired:
+    """The only part of HeldStore that is used where nothing is held but what has expired."""
+
+    def __init__(self, store: _StoreOfRows) -> None:
+        self._store = store
+
+    def hold(self, lease: Lease, position: Position, lease_s: float, _: Sequence[Hold]) -> None:
+        """Move on without them: the rows are the test's."""
+        self._store.save(lease, position, lease_s)
 
 
 class _ReaderOfRows:
