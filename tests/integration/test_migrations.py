@@ -371,6 +371,11 @@ def roles(postgresql_server: PostgreSQLServer) -> Iterator[tuple[str, str]]:
         run(administrator, f'drop role "{role}"')
 
 
+HELD = "relay, lane, seq, created_at, id, topic, state, blocks"
+AUDIT = "action, actor, source, command, what, messages"
+AN_ID = "018f3f1e-0000-7000-8000-000000000001"
+
+
 @pytest.mark.postgresql
 @pytest.mark.parametrize("names", [Names(), ELSEWHERE], ids=["plain", "elsewhere"])
 def test_each_role_can_do_its_work_and_nothing_else(
@@ -379,6 +384,7 @@ def test_each_role_can_do_its_work_and_nothing_else(
     writer, relay = roles
     migrate(postgresql_url, names, writer_role=writer, relay_role=relay)
     log, cursor, meta = (names[f"outbox_{n}"] for n in ("message", "cursor", "meta"))
+    held, audit = names["outbox_held"], names["outbox_audit"]
     scheduled = names["outbox_scheduled"]
     allowed = {
         writer: [
@@ -397,12 +403,10 @@ def test_each_role_can_do_its_work_and_nothing_else(
             f"insert into {names['outbox_plan']} values ('x', 'y', 0, 0, '3:3:', 0, '3:3:', 0, 0)",
             f"delete from {names['outbox_plan']} where relay = 'x'",
             f"insert into {names['outbox_process']} values ('r', 'p', 'v', 's')",
-            f"insert into {names['outbox_held']} (relay, lane, seq, created_at, id, topic, state,"
-            " blocks) values ('r', 'l', 1, now(), gen_random_uuid(), 't', 'dead', false)",
-            f"update {names['outbox_held']} set state = 'retrying'",
-            f"delete from {names['outbox_held']}",
-            f"insert into {names['outbox_audit']} (action, actor, source, command, what, messages)"
-            " values (gen_random_uuid(), 'me', 'here', 'c', '{}', 1)",
+            f"insert into {held} ({HELD}) values ('r', 'l', 1, now(), '{AN_ID}', 't', 'dead', '0')",
+            f"update {held} set state = 'retrying'",
+            f"delete from {held}",
+            f"insert into {audit} ({AUDIT}) values ('{AN_ID}', 'me', 'here', 'c', '{{}}', 1)",
             f"update {meta} set log_id = gen_random_uuid(), timeline = 't'",
         ],
     }
@@ -422,8 +426,8 @@ def test_each_role_can_do_its_work_and_nothing_else(
             f"insert into {scheduled} (topic, key, due_at) values ('t', 'k', now())",
             f"update {log} set topic = 'x'",
             f"update {names['outbox_plan']} set floor = 0",
-            f"update {names['outbox_audit']} set actor = 'somebody else'",
-            f"delete from {names['outbox_audit']}",
+            f"update {audit} set actor = 'somebody else'",
+            f"delete from {audit}",
             f"update {meta} set version = 2",
             f"select setval('{names['outbox_message_seq']}', 1)",
         ],
