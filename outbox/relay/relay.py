@@ -191,7 +191,7 @@ class Relay:
 
     def _rest(self, stop: threading.Event, wait_s: float) -> None:
         if self._service.terms:
-            every_s = self._settings.lease_s / 4
+            every_s = min(self._settings.lease_s / 4, self._settings.heartbeat_s)
             due_s = min(self._scheduler.due_in_s(), self._service.due_in_s)
             rest(self._waker, stop, wait_s, self._keep_house, every_s, due_s)
             self._service.ask_all()
@@ -251,7 +251,7 @@ class Relay:
         changed = state != self._state
         if changed and state == "standby":
             self._voice.stands_by()
-        if changed or self._clock() - self._heartbeat_at > self._settings.lease_s / 3:
+        if changed or self._clock() - self._heartbeat_at > self._settings.heartbeat_s:
             with self._observer.waiting("database"):
                 self._store.heartbeat(self._settings.name, self._owner, state)
             self._heartbeat_at = self._clock()

@@ -162,7 +162,7 @@ class Service:
     def _candidates(self, owner: str) -> list[str]:
         """Return the processes to share with. Who waits for the broker is none while others do not:
         they may reach it."""
-        seen = self._store.processes(self._settings.name, self._settings.lease_s)
+        seen = self._store.processes(self._settings.name, 3 * self._settings.heartbeat_s)
         others = [each for each in seen if each != owner and not is_certainly_dead(each)]
         return [*others, owner] if self.is_fit or not others else others
 

@@ -12,6 +12,8 @@ from outbox.record import DeliveryMode
 
 _MIB = 1024 * 1024
 
+_LONGEST_HEARTBEAT_S = 3.0
+
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
@@ -45,6 +47,12 @@ class RelaySettings:
     max_messages_per_second: float | None = None
     max_bytes_per_second: float | None = None
     retry: RetryRules | None = field(default_factory=RetryRules)
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Return how often a process says that it lives: often, however long a lease lasts, since
+        others leave it its share of the lanes until it has been silent for three times that."""
+        return min(self.lease_s / 3, _LONGEST_HEARTBEAT_S)
 
     def __post_init__(self) -> None:
         check_name("relay", self.name)
