@@ -118,7 +118,7 @@ class Relay:
             elif is_done and not self._service.in_flight:
                 self._service.save()
                 return Pass(read, delivered, held_by_another=not self._service.terms)
-        return Pass(read, delivered, held_by_another=True)
+        return Pass(held_by_another=True)  # what was sent in the end is nobody's to say
 
     def _raise_failure(self) -> None:
         if self._service.failure is not None:
