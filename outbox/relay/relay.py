@@ -117,7 +117,8 @@ class Relay:
                 time.sleep(min(due_s, _LIMITED_REST_S))
             elif is_done and not self._service.in_flight:
                 self._service.save()
-                return Pass(read, delivered, held_by_another=not self._service.terms)
+                if self._service.terms:
+                    return Pass(read, delivered)
         return Pass(held_by_another=True)  # what was sent in the end is nobody's to say
 
     def _raise_failure(self) -> None:
