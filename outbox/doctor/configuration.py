@@ -122,7 +122,7 @@ def producer_properties(answer: tuple[Mapping[str, object], str | None]) -> Iter
     if limit.isdecimal() and int(limit) < MAX_MESSAGE_BYTES:
         yield warning(
             f"message.max.bytes is {limit}, and Outbox.add takes messages of"
-            f" {MAX_MESSAGE_BYTES} bytes: the relay would stop at one between the two",
+            f" {MAX_MESSAGE_BYTES} bytes: one between the two would be held",
             f"raise message.max.bytes, or write with Outbox(max_message_bytes={limit})",
         )
 

@@ -100,6 +100,9 @@ def durability(topics: Topics) -> Iterator[Verdict]:
             )
 
 
+_HELD = "is held, and what comes after it in its key waits"
+
+
 def sizes(answer: tuple[Topics, int, bool]) -> Iterator[Verdict]:
     """Judge sizes. `answer`: topics, the client's `message.max.bytes`, whether it compresses."""
     topics, client_limit, compresses = answer
@@ -109,19 +112,19 @@ def sizes(answer: tuple[Topics, int, bool]) -> Iterator[Verdict]:
         if use.waiting and largest > client_limit:
             yield failed(
                 f"topic {use.topic}: message {use.largest_id} has about {largest} bytes, and the"
-                f" relay's message.max.bytes is {client_limit}: the relay stops at it",
+                f" relay's message.max.bytes is {client_limit}: it {_HELD}",
                 f"-X message.max.bytes={largest * 2}",
             )
         elif use.waiting and limit is not None and largest > limit and not compresses:
             yield failed(
                 f"topic {use.topic}: message {use.largest_id} has about {largest} bytes, and the"
-                f" topic's max.message.bytes is {limit}: the relay stops at it",
+                f" topic's max.message.bytes is {limit}: it {_HELD}",
                 _raise(use.topic, largest * 2),
             )
         elif limit is not None and limit < MAX_MESSAGE_BYTES:
             yield warning(
                 f"topic {use.topic} takes {limit} bytes (max.message.bytes), and Outbox.add"
-                f" {MAX_MESSAGE_BYTES} by default: the relay would stop at one between the two",
+                f" {MAX_MESSAGE_BYTES} by default: one between the two would be held",
                 f"{_raise(use.topic, DEFAULT_LIMIT)}; or write with Outbox(max_message_bytes="
                 f"{max(limit - _ADDED_BYTES, 1)})",
             )

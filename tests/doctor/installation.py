@@ -70,6 +70,13 @@ class Installation:
         assert report["schema"] == "outbox.doctor/1"
         return Report(code, report["findings"])
 
+    def held(self) -> list[dict[str, Any]]:
+        """Return the messages that `held list --json` shows; earlier output is dropped."""
+        self.capture.readouterr()
+        assert self.relay("held", "list", "--json") == 0
+        messages: list[dict[str, Any]] = json.loads(self.capture.readouterr().out)["messages"]
+        return messages
+
     def connect(self) -> Any:
         """Open a connection in autocommit; closed at the end of the test."""
         url = DatabaseUrl.parse(self.url)

@@ -316,13 +316,20 @@ def test_a_message_that_waits_and_is_too_large(
 ) -> None:
     """For the topic, or for the client."""
     limit = {"max_message_bytes": "5000"} if size == 6_000 else {}
-    with_kafka.add(sick_kafka.create_topic(**HEALTHY, **limit), payload="x" * size)
+    topic = sick_kafka.create_topic(**HEALTHY, **limit)
+    with_kafka.add(topic, payload="x" * size)
+    with_kafka.add(topic, payload="small")
 
     report = with_kafka.doctor()
 
     assert report.outcome("message-size") == "failed"
-    assert "the relay stops at it" in report.only("message-size")["found"]
-    assert with_kafka.relay("run", "--drain") == 1  # indeed
+    assert "it is held, and what comes after it" in report.only("message-size")["found"]
+    assert with_kafka.relay("run", "--drain") == 6  # indeed
+    large, small = with_kafka.held()
+    assert (large["state"], large["fault"], large["attempts"]) == ("retrying", "message", 1)
+    assert "too large" in large["error"]
+    assert small["state"] == "blocked"
+    assert sick_kafka.read(topic) == []
 
 
 def test_messages_without_a_key_for_a_compacted_topic(
