@@ -228,7 +228,7 @@ def test_the_admin_shows_the_message_and_changes_nothing(visit: Visit, examples:
     visit.page.get_by_label("Username").fill("admin")
     visit.page.get_by_label("Password").fill(examples.password)
     visit.page.get_by_role("button", name="Log in").click()
-    visit.page.locator("#content-main").get_by_role("link", name="Messages").click()
+    visit.page.locator("#content-main").get_by_role("link", name="Messages", exact=True).click()
 
     # Then the message is there, to look at
     visit.page.get_by_text(message).wait_for()
