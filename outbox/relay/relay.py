@@ -202,6 +202,8 @@ class Relay:
 
     def _reached(self, goal: _Goal, step: Step) -> bool:
         service = self._service
+        if service.waits_for_broker:
+            return False  # whoever drains wants to know that the broker cannot be reached
         at_once = not service.terms or (step.idle and not service.in_flight and not service.unsaved)
         with self._observer.waiting("database"):
             return goal.reached(at_once=at_once)

@@ -191,7 +191,8 @@ class Service:
         if lease is None:
             # Who waits for another process has not been let down by the broker.
             seat.failures = 0
-            seat.retry_at = self._clock() + STANDBY_INTERVAL_S
+            seat.progress_at = self._clock()
+            seat.retry_at = seat.progress_at + STANDBY_INTERVAL_S
             return
         seat.term, seat.cautious = self._new_term(seat, lease, asked_at), False
         self._voice.lane_taken(lease)
