@@ -104,6 +104,7 @@ def test_json_tells_conditions_and_ratios_of_things_measured_in_turn(bench: Benc
         "latency p50 at 50/s",
         "latency p99 at 50/s",
         "add, psycopg",
+        "add, psycopg, one cursor",
         "add_all of 100, psycopg",
         "add, Session",
     ]
@@ -121,10 +122,11 @@ def test_people_get_a_table_and_what_each_is_measured_against(bench: Bench) -> N
     assert "synchronous_commit: " in done.out
     assert [line.split("  ")[0] for line in done.out.splitlines() if "µs/message" in line] == [
         "add, psycopg",
+        "add, psycopg, one cursor",
         "add_all of 100, psycopg",
         "add, Session",
     ]
-    assert "against psycopg's INSERT of the same row, in the same transaction" in done.out
+    assert "psycopg's connection.execute of the INSERT of the same row, in the same" in done.out
     assert BEGUN in done.err
     assert BEGUN not in done.out
 

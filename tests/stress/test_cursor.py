@@ -96,13 +96,18 @@ class TestTheCheckerCatches:
         kit.close()
 
 
-def _floor_at_what_was_seen(plan: Plan, sequence_value: int, snapshot: Snapshot) -> Plan:
+def _floor_at_what_was_seen(
+    plan: Plan, sequence_value: int, snapshot: Snapshot, generation: int
+) -> Plan:
     """Take the sequence's value, which is at least the largest delivered seq, at once."""
-    return Plan(plan.no + 1, plan.target, sequence_value, snapshot, 0, sequence_value)
+    return Plan(plan.no + 1, plan.target, sequence_value, snapshot, 0, sequence_value, generation)
 
 
-def _floor_one_plan_early(plan: Plan, sequence_value: int, snapshot: Snapshot) -> Plan:
-    return Plan(plan.no + 1, plan.target, plan.next_floor, snapshot, sequence_value, sequence_value)
+def _floor_one_plan_early(
+    plan: Plan, sequence_value: int, snapshot: Snapshot, generation: int
+) -> Plan:
+    floors = plan.next_floor, snapshot, sequence_value, sequence_value
+    return Plan(plan.no + 1, plan.target, *floors, generation)
 
 
 def _slow_down_between_defaults(kit: StoreKit) -> None:
