@@ -99,7 +99,7 @@ class _Encoding:
                 f"{self._encodings.in_words(record)}: {error}"
             ) from error
         except RegistryUnavailable as error:
-            self._topics[record.topic] = str(error)
+            self._topics[record.topic] = f"topic {record.topic!r}: {error}"
             error.topics = self._topics
             self.failure = self.failure or error
             return record

@@ -59,7 +59,7 @@ FILE = """
 {first}
 [registry]
 url = "{registry}"
-timeout = 0.5
+timeout = {timeout}
 
 [topics."{topic}-avro"]
 encode = "avro"
@@ -96,8 +96,10 @@ class Shop:
             for kind in ("avro", "proto", "json", "plain")
         ]
 
-    def configure(self, first: str = "") -> None:
-        text = FILE.format(first=first, registry=self.registry.url, topic=self.topic)
+    def configure(self, first: str = "", timeout_s: float = 20.0) -> None:
+        text = FILE.format(
+            first=first, registry=self.registry.url, topic=self.topic, timeout=timeout_s
+        )
         (self.directory / "outbox.toml").write_text(text)
 
     def write(self, *messages: Message) -> None:
@@ -106,6 +108,10 @@ class Shop:
 
     def read(self, kind: str) -> list[Any]:
         return list(self.kafka.read(f"{self.topic}-{kind}"))
+
+    def held(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = self.commands("held", "list", "--json").json["messages"]
+        return messages
 
     def foreign(self, payload: bytes) -> tuple[str, bytes]:
         """Return a schema by the number in front of a payload, and what stands behind that."""
@@ -203,36 +209,65 @@ def _as_event(arrived: Any) -> KafkaMessage:
     )
 
 
-def test_what_the_schema_does_not_take_stops_the_relay_and_says_what_and_where(shop: Shop) -> None:
+def test_what_the_schema_does_not_take_is_held_with_what_and_where(shop: Shop) -> None:
+    # Given a payload that does not fit, among others, and one behind it in its key
     avro, *_ = shop.topics()
     wrong = Message(avro.name, {**asdict(ORDER), "total": "12.505"}, key=1)
-    shop.write(Message(avro, ORDER), wrong, Message(avro, ORDER))
-
+    behind = Message(avro, ORDER, key=1)
+    shop.write(Message(avro, ORDER), wrong, behind, Message(avro, ORDER))
+    # When all of it is to be delivered
     done = shop.commands("run", "--drain")
-
-    assert done.code == 1
-    assert f"message {wrong.id} for topic '{avro.name}' cannot be encoded as avro" in done.err
-    assert f"order.avsc, subject {avro.name}-value): payload.total: '12.505'" in done.err
+    # Then it is said which message and field are at fault, and that not all has gone
+    assert done.code == 6, done.err
+    message = f"message {wrong.id} for topic '{avro.name}' cannot be encoded as avro"
+    field = f"order.avsc, subject {avro.name}-value): payload.total: '12.505'"
+    assert message in done.err
+    assert field in done.err
     assert done.err.count("\n") < 6, done.err
+    # And so says the list of what is held, with what waits for it
+    held, blocked = shop.held()
+    assert (held["id"], held["state"]) == (str(wrong.id), "retrying")
+    assert (held["fault"], held["attempts"]) == ("message", 1)
+    assert message in held["error"]
+    assert field in held["error"]
+    assert (blocked["id"], blocked["state"]) == (str(behind.id), "blocked")
+    # And other keys have gone
+    assert [arrived.key().decode() for arrived in shop.read("avro")] == [str(ORDER.id)] * 2
 
 
-def test_a_registry_that_is_away_is_waited_for(shop: Shop) -> None:
+def test_a_registry_that_is_away_holds_its_topics_alone_until_it_is_back(shop: Shop) -> None:
     avro, *_, plain = shop.topics()
     # Given a relay whose registry hangs
+    shop.configure(timeout_s=0.5)
     shop.registry.pause()
     try:
         with shop.commands.start("run") as relay:
             relay.says("holds the lane")
             shop.write(Message(plain, ORDER))
             wait_until(lambda: shop.read("plain"), what="a message that needs no schema")
-            shop.write(Message(avro, ORDER))
-            # Then it says so, with the registry's name, and waits
-            relay.says(f"the schema registry {shop.registry.url} cannot be reached")
+            waiting = [Message(avro, ORDER) for _ in range(5)]
+            shop.write(*waiting)
+            # Then it says so, with the topic's and the registry's name, and holds the messages
+            away = f"the schema registry {shop.registry.url} cannot be reached"
+            relay.says(f"topic '{avro.name}': {away}")
+            wait_until(lambda: len(shop.held()) == len(waiting), what="the messages to be held")
+            first, *others = shop.held()
+            assert (first["state"], first["fault"], first["attempts"]) == ("retrying", "topic", 0)
+            assert away in first["error"]
+            assert {message["state"] for message in others} == {"blocked"}
+            # And topics without a schema flow
+            shop.write(Message(plain, ORDER))
+            wait_until(lambda: len(shop.read("plain")) == 2, what="another that needs no schema")
             # When the registry is back
             shop.registry.resume()
-            # Then the relay goes on by itself
-            wait_until(lambda: shop.read("avro"), what="the message that had to wait")
-            relay.says("going on")
+            # Then they go by themselves, in order, and what is added now goes behind them
+            relay.says(f"topic '{avro.name}' is there again")
+            waiting.append(Message(avro, ORDER))
+            shop.write(waiting[-1])
+            wait_until(lambda: len(shop.read("avro")) >= len(waiting), what="all to arrive")
+            arrived = [from_kafka(message).id for message in shop.read("avro")]
+            assert arrived == [str(message.id) for message in waiting]
+            assert shop.held() == []
     finally:
         shop.registry.resume()
 
@@ -246,8 +281,13 @@ def test_the_encoded_size_counts_against_the_topics_limit(shop: Shop) -> None:
     assert shop.commands("run", "--drain").code == 0
     assert len(shop.read("avro")) == 1
     # When another one is too large as Avro too
-    shop.write(Message(avro, replace(ORDER, lines=[Line("", 1)] * AVRO_LIMIT)))
+    large = Message(avro, replace(ORDER, lines=[Line("", 1)] * AVRO_LIMIT))
+    shop.write(large)
     done = shop.commands("run", "--drain")
-    # Then it is refused before it is sent
-    assert done.code == 1
+    # Then it is refused before it is sent, and held
+    assert done.code == 6, done.err
     assert f"too large for topic '{avro.name}'" in done.err
+    (held,) = shop.held()
+    assert (held["id"], held["state"], held["fault"]) == (str(large.id), "retrying", "message")
+    assert f"too large for topic '{avro.name}'" in held["error"]
+    assert len(shop.read("avro")) == 1
