@@ -64,6 +64,12 @@ SAMPLES = {
 }
 
 
+def sample(definition: str) -> str:
+    """Return a value that a column takes: the first that its CHECK lists, or one of its type."""
+    listed = re.search(r"check \(\w+ in \(('[^']*')", definition)
+    return listed[1] if listed else SAMPLES[definition.split(maxsplit=1)[0]]
+
+
 def of_columns() -> Iterator[Damage]:
     pieces = list(described("postgresql"))
     keys = {
@@ -91,7 +97,7 @@ def of_column(table: str, column: str, definition: str, *, key: bool) -> Iterato
     if not key and "not null" in definition:
         yield f"alter table {table} alter {column} drop not null", named
     elif not key:
-        fill = f"update {table} set {column} = {SAMPLES[definition.split(maxsplit=1)[0]]}; "
+        fill = f"update {table} set {column} = {sample(definition)}; "
         with_rows = table in ("outbox_cursor", "outbox_meta")
         yield f"{fill * with_rows}alter table {table} alter {column} set not null", named
     if "default" in definition:
