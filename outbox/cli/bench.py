@@ -10,7 +10,7 @@ import click
 
 from outbox.cli.options import config_option, json_option, kafka_option, setting, settings_from
 from outbox.cli.output import print_json, print_table, say
-from outbox.cli.waiting import patiently
+from outbox.cli.waiting import loaded_database, patiently
 from outbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _servers(settings: Settings) -> Servers:
     from outbox.bench.place import Servers
     from outbox.relay.collector import spare_the_collector
 
-    url = settings.require_database()
+    url = loaded_database(settings)
     if url.dialect == "sqlite":
         raise ConfigurationError(
             "bench measures PostgreSQL; a SQLite file has one writer at a time and no server to "

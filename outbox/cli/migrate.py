@@ -10,7 +10,7 @@ import click
 from outbox import migrations
 from outbox.cli.options import Duration, database_options, json_option, settings_from
 from outbox.cli.output import duration, print_json, say
-from outbox.cli.waiting import connected_store, patiently
+from outbox.cli.waiting import connected_store, loaded_database, patiently
 
 if TYPE_CHECKING:
     from outbox.config.settings import Settings
@@ -148,7 +148,7 @@ def _migrate(
     *,
     as_json: bool,
 ) -> None:
-    url, password_callback = settings.require_database(), settings.password_callback()
+    url, password_callback = loaded_database(settings), settings.password_callback()
     applied = patiently(
         lambda: migrations.migrate(
             url,
@@ -183,7 +183,7 @@ def _told(backlog: migrations.BacklogLimit) -> str:
 
 
 def _check(settings: Settings, only: migrations.Component | None, *, as_json: bool) -> int:
-    url, password_callback = settings.require_database(), settings.password_callback()
+    url, password_callback = loaded_database(settings), settings.password_callback()
     findings = patiently(
         lambda: migrations.check(
             url, settings.names, only=only, password_callback=password_callback
@@ -200,7 +200,7 @@ def _check(settings: Settings, only: migrations.Component | None, *, as_json: bo
 
 
 def _rebase(settings: Settings, *, as_json: bool) -> None:
-    url, password_callback = settings.require_database(), settings.password_callback()
+    url, password_callback = loaded_database(settings), settings.password_callback()
     done = patiently(
         lambda: migrations.rebase(url, settings.names, password_callback=password_callback),
         settings.connect_timeout,

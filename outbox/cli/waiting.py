@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from outbox.database import require_psycopg
 from outbox.errors import DatabaseUnavailable
 from outbox.store.opening import open_store
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from outbox.config.settings import Settings
+    from outbox.database import DatabaseUrl
     from outbox.store.base import StoreAdmin
 
 Result = TypeVar("Result")
@@ -39,6 +41,19 @@ def patiently(action: Callable[[], Result], timeout_s: float) -> Result:
                 click.echo(f"{error}; trying for {timeout_s:g} seconds", err=True)
         time.sleep(min(wait_s, left_s))
         wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+
+
+def loaded_database(settings: Settings) -> DatabaseUrl:
+    """Return the database's URL, with its driver loaded.
+
+    For actions that would load it themselves: on a busy machine that alone outlasts a short
+    timeout, and `patiently` would give up after one attempt. Raises ConfigurationError without a
+    URL and MissingExtra without a driver.
+    """
+    url = settings.require_database()
+    if url.dialect == "postgresql":
+        require_psycopg()
+    return url
 
 
 @contextmanager

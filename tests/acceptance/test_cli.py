@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ from outbox import __version__
 from outbox.cli.waiting import patiently
 from outbox.database import DatabaseUrl, connect_postgresql, connect_sqlite
 from outbox.errors import DatabaseUnavailable
-from tests.acceptance.command import PROGRAM, Commands, environment
+from tests.acceptance.command import PROGRAM, ROOT, Commands, environment
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
 
@@ -124,6 +125,35 @@ def test_a_database_that_is_away_exits_3_after_a_while(bare: Commands, command: 
     assert "trying for 0.3 seconds" in done.err.splitlines()[0]
     assert "Connection refused" in done.err.splitlines()[-1]
     assert "hunter2" not in done.err
+
+
+SLOW_DRIVER = """
+import sys, time
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "psycopg":
+            time.sleep(0.4)
+
+sys.meta_path.insert(0, Slow())
+"""
+
+
+@pytest.mark.parametrize("command", [["status"], ["migrate"], ["migrate", "--check"]])
+def test_the_time_to_load_the_driver_is_no_waiting(
+    bare: Commands, tmp_path: Path, command: list[str]
+) -> None:
+    # Given a machine so busy that the driver takes longer to load than the timeout allows
+    (tmp_path / "sitecustomize.py").write_text(SLOW_DRIVER)
+    # When the database is away
+    done = bare(
+        *command,
+        *("--connect-timeout", "0.3", "--database-url", "postgresql://u@127.0.0.1:1/db"),
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
+    )
+    # Then it is tried all the same for as long as was asked
+    assert done.code == 3
+    assert "trying for 0.3 seconds" in done.err.splitlines()[0]
 
 
 def test_a_database_that_comes_back_in_time_is_waited_for() -> None:
