@@ -93,7 +93,6 @@ def test_a_zombie_is_fenced_says_so_and_adds_nothing(fragile: Scene, broker: Kaf
         # When the first one wakes up
         zombie.signal(signal.SIGCONT)
         # Then it says that its time is over, and waits for its turn
-        zombie.says("lost the lane")
         zombie.says(STANDBY)
     fragile.wait_until_delivered()
     findings = fragile.verdict()
