@@ -83,7 +83,8 @@ class PostgreSQLAdmin:
     def delivered(self, relay: str, horizon: str) -> bool:
         """Return whether everything visible in the snapshot `horizon` is delivered."""
         with self.session.translated() as connection, connection.transaction():
-            connection.execute(BY_INDEX)
+            # Of one moment: the cursors move and delivered plans go while we look.
+            connection.execute(f"set transaction isolation level repeatable read; {BY_INDEX}")
             topologies = read_topologies(connection, self._names)
             streams = self._streams(connection, relay)
             # As long as lanes are changing somebody may have to wait for what is delivered.
