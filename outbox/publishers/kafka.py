@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from itertools import repeat
 from operator import itemgetter
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from outbox.errors import BrokerUnavailable, MessageRefused
+from outbox.errors import MessageRefused
 from outbox.headers import WireHeaders
 from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.publishers.cold import ColdPartitions
@@ -25,6 +24,7 @@ from outbox.publishers.librdkafka import (
     error_name,
     kafka_exceptions,
     make_producer,
+    reach,
     sentence_of,
 )
 from outbox.publishers.refusing import failure_of, wires_of
@@ -128,14 +128,7 @@ class KafkaPublisher:
 
     def connect(self, timeout_s: float) -> str:
         """Reach the broker and return its cluster's id."""
-        try:
-            metadata = self._producer.list_topics(timeout=timeout_s)
-        except self._kafka_error as error:
-            with suppress(*self._kafka_error):
-                self._producer.poll(0)  # what librdkafka has to say of the addresses
-            reason = self._complaint.text or sentence_of(error)
-            raise BrokerUnavailable(f"Kafka cannot be reached: {reason}") from error
-        self._complaint.text = None
+        metadata = reach(self._producer, self._complaint, timeout_s)
         self._topics.know(metadata)
         return str(metadata.cluster_id or "")
 

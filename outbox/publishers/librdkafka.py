@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from outbox.errors import ConfigurationError, MissingExtra
+from outbox.errors import BrokerUnavailable, ConfigurationError, MissingExtra
 
 _librdkafka_logger = logging.getLogger("outbox.librdkafka")
 
@@ -74,6 +74,20 @@ def error_name(error: Exception) -> str:
 def sentence_of(error: BaseException) -> str:
     inner = error.args[0] if error.args else error
     return str(inner.str()) if hasattr(inner, "str") else str(inner)
+
+
+def reach(client: Any, complaint: Complaint, timeout_s: float) -> Any:
+    """Return the metadata of the cluster. Raises BrokerUnavailable, with the latest complaint."""
+    kafka_error = kafka_exceptions()
+    try:
+        metadata = client.list_topics(timeout=timeout_s)
+    except kafka_error as error:
+        with suppress(*kafka_error):
+            client.poll(0)  # what librdkafka has to say of the addresses
+        reason = complaint.text or sentence_of(error)
+        raise BrokerUnavailable(f"Kafka cannot be reached: {reason}") from error
+    complaint.text = None
+    return metadata
 
 
 def abandon(producer: Any, log: Log) -> None:

@@ -25,6 +25,7 @@ from outbox.publishers.librdkafka import (
     error_name,
     kafka_exceptions,
     make_producer,
+    reach,
     sentence_of,
 )
 from outbox.publishers.refusing import wires_of
@@ -114,14 +115,7 @@ class TransactionalPublisher:
 
     def connect(self, timeout_s: float) -> str:
         """Reach the broker and return its cluster's id."""
-        try:
-            metadata = self._client.list_topics(timeout=timeout_s)
-        except self._kafka_error as error:
-            with suppress(*self._kafka_error):
-                self._client.poll(0)  # what librdkafka has to say of the addresses
-            reason = self._complaint.text or sentence_of(error)
-            raise BrokerUnavailable(f"Kafka cannot be reached: {reason}") from error
-        self._complaint.text = None
+        metadata = reach(self._client, self._complaint, timeout_s)
         self._topics.know(metadata)
         return str(metadata.cluster_id or "")
 

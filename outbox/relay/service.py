@@ -322,34 +322,28 @@ class Service:
 
     def save_if_due(self) -> None:
         """Renew the leases."""
-        for seat in list(self._seats.values()):
-            if seat.term is not None:
-                try:
-                    seat.term.save_if_due()
-                except LeaseLost:
-                    self._lose(seat)
+        self._with_each_term(Term.save_if_due)
 
     def save(self) -> None:
         """Save what is confirmed."""
+        self._with_each_term(lambda term: term.save() if term.unsaved else None)
+
+    def _with_each_term(self, act: Callable[[Term], None]) -> None:
+        """Do it with each term; what befalls one stream does not keep it from the others."""
         for seat in list(self._seats.values()):
-            if seat.term is not None and seat.term.unsaved:
+            if seat.term is not None:
                 try:
-                    seat.term.save()
+                    act(seat.term)
                 except LeaseLost:
                     self._lose(seat)
+                except BrokerUnavailable as error:
+                    self._fail(seat, error)
 
     # Ends
 
     def finish(self) -> None:
         """Wait for what is in flight, as long as the leases last."""
-        for seat in list(self._seats.values()):
-            if seat.term is not None:
-                try:
-                    seat.term.finish(self._settings.drain_timeout_s)
-                except LeaseLost:
-                    self._lose(seat)
-                except BrokerUnavailable as error:
-                    self._fail(seat, error)
+        self._with_each_term(lambda term: term.finish(self._settings.drain_timeout_s))
 
     def close(self) -> None:
         """Give all lanes back; never raises. What comes next begins at once."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias
 
 from outbox.store.pauses import Pause, Pauses, Target
+from outbox.store.sqlite_audit import write_audit
 
 if TYPE_CHECKING:
     from outbox.names import Names
@@ -22,7 +22,7 @@ class SQLitePauses:
 
     def __init__(self, names: Names, translated: Connected, transaction: Connected) -> None:
         self._table = names["outbox_pause"]
-        self._audit = names["outbox_audit"]
+        self._names = names
         self._translated = translated
         self._transaction = transaction
 
@@ -53,7 +53,7 @@ class SQLitePauses:
                 (target.relay, target.lane, target.topic, action.actor, reason),
             ).rowcount
             if added:
-                self._note(connection, action)
+                write_audit(connection, self._names, action, 0)
         return added == 1
 
     def resume(self, targets: Iterable[Target], action: Action) -> int:
@@ -67,18 +67,5 @@ class SQLitePauses:
                 for target in targets
             )
             if lifted:
-                self._note(connection, action)
+                write_audit(connection, self._names, action, 0)
         return lifted
-
-    def _note(self, connection: sqlite3.Connection, action: Action) -> None:
-        connection.execute(
-            f"""insert into {self._audit} (action, actor, source, command, what, messages)
-                values (?, ?, ?, ?, ?, 0)""",
-            (
-                action.action,
-                action.actor,
-                action.source,
-                action.command,
-                json.dumps(dict(action.what)),
-            ),
-        )

@@ -22,6 +22,7 @@ from outbox.store.retained import (
     number_before,
 )
 from outbox.store.sqlite import SQLiteStore
+from outbox.store.sqlite_audit import write_audit
 from outbox.store.sqlite_lanes import condition, read_eras
 
 if TYPE_CHECKING:
@@ -115,15 +116,7 @@ class SQLiteRetainedLog(SQLiteStore):
     def note(self, action: Action, messages: int) -> None:
         """Note in the audit what is done to so many messages."""
         with self._transaction() as connection:
-            connection.execute(
-                f"""insert into {self._names["outbox_audit"]}
-                           (action, actor, source, command, what, messages)
-                    values (?, ?, ?, ?, ?, ?)""",
-                (
-                    *(action.action, action.actor, action.source, action.command),
-                    *(json.dumps(dict(action.what)), messages),
-                ),
-            )
+            write_audit(connection, self._names, action, messages)
 
     def labels(self, seqs: Collection[int]) -> dict[int, Label]:
         """Return what the messages of these numbers are called."""

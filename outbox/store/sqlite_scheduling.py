@@ -16,6 +16,7 @@ from outbox.store.scheduling import (
     ScheduleFilter,
     ScheduleStatus,
 )
+from outbox.store.sqlite_audit import write_audit
 
 if TYPE_CHECKING:
     import sqlite3
@@ -43,7 +44,7 @@ class SQLiteSchedule:
     ) -> None:
         self._log = names["outbox_message"]
         self._table = names["outbox_scheduled"]
-        self._audit = names["outbox_audit"]
+        self._names = names
         self._reading = reading
         self._writing = writing
 
@@ -142,14 +143,7 @@ class SQLiteSchedule:
                 {**which.given, "limit": limit},
             ).rowcount
             if changed:
-                connection.execute(
-                    f"""insert into {self._audit} (action, actor, source, command, what, messages)
-                        values (?, ?, ?, ?, ?, ?)""",
-                    (
-                        *(action.action, action.actor, action.source, action.command),
-                        *(json.dumps(dict(action.what)), changed),
-                    ),
-                )
+                write_audit(connection, self._names, action, changed)
         return changed
 
 

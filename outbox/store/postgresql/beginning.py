@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast
 
 from outbox.errors import ConfigurationError
-from outbox.store.postgresql.sequence import LAST_VALUE
+from outbox.store.postgresql.sequence import sequence_state
 
 if TYPE_CHECKING:
     import psycopg
@@ -40,12 +40,9 @@ class Beginning:
 def bound_of_later(session: Session, names: Names) -> int:
     """Return a lower bound of the numbers that are fresh to every snapshot from now on."""
     with session.durable() as connection:
-        row = connection.execute(
-            f"select {LAST_VALUE} from pg_sequence where seqrelid = %s::regclass",
-            (names["outbox_message_seq"],),
-        ).fetchone()
+        last_value, _ = sequence_state(connection, names)
         connection.execute("select pg_current_xact_id()")
-    return cast("tuple[int]", row)[0]
+    return last_value
 
 
 def beginning(connection: psycopg.Connection, names: Names, start: Start, bound: int) -> Beginning:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from outbox.errors import LogInconsistent
 from outbox.names import Names
+from outbox.schema.postgresql import NATIVE
 from outbox.schema.streams import END, shard_number
 from outbox.store.lanes import Lane, Selection, Topology, same_streams
 from outbox.store.postgresql.beginning import bound_of_later
@@ -110,7 +111,7 @@ def _set_priorities(
 def _lock_cursors(connection: psycopg.Connection, names: Names) -> None:
     """Keep every relay from saving a plan until the end: it would be of the lanes of before."""
     rows = connection.execute(
-        f"""select relay, xmin::text = (written_by::text::numeric % 4294967296)::text
+        f"""select relay, {NATIVE}
               from {names["outbox_cursor"]} order by relay, lane for update"""
     ).fetchall()
     for relay, native in rows:
