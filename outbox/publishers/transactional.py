@@ -60,6 +60,9 @@ _ANY_PARTITION = -1
 #: What `produce` takes first, in its order.
 _topic_payload_key = itemgetter(2, 4, 3)
 
+#: How long to wait for librdkafka to tell what broke a producer, in seconds.
+_CAUSE_S = 0.5
+
 #: How long a transaction in progress may hold up the end of a term, in seconds.
 _CLOSE_S = 1.0
 
@@ -284,6 +287,7 @@ class TransactionalPublisher:
         """Return what an error means, and raise it from now on: after any error of a transactional
         producer it is unknown what became of its transaction, until another one has taken over."""
         transaction = transaction or self._open
+        error = self._cause(error)
         name = error_name(error)
         if is_fenced(error):
             self._failure = fenced(self._identity)
@@ -292,6 +296,17 @@ class TransactionalPublisher:
         else:
             self._failure = DeliveryFailed(f"a transaction failed: {sentence_of(error)}")
         return self._failure
+
+    def _cause(self, error: Exception) -> Exception:
+        """Return what broke the producer, where an error only says that it is broken: `poll` raises
+        it, a moment later."""
+        deadline = time.monotonic() + _CAUSE_S
+        while error_name(error) == "_FATAL" and time.monotonic() < deadline:
+            try:
+                self._producer.poll(_CAUSE_S)
+            except self._kafka_error as cause:
+                error = cause
+        return error
 
     # The end
 
