@@ -12,14 +12,16 @@ from outbox.cli import pauses
 from outbox.cli.options import database_options, json_option, reworded, settings_from
 from outbox.cli.output import duration, print_json, print_table, say
 from outbox.cli.waiting import connected_store
+from outbox.record import EXACTLY_ONCE
+from outbox.store.held import HELD_COUNT_LIMIT
 from outbox.store.pauses import Pauses
 from outbox.store.scheduling import SCHEDULE_COUNT_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from outbox.store.base import BacklogState, Blocker, RelayStatus
-    from outbox.store.held import State
+    from outbox.store.held import HeldOverview
     from outbox.store.pauses import Pause
     from outbox.store.scheduling import ScheduleStatus
 
@@ -59,7 +61,8 @@ def status(
     with connected_store(settings_from(flags)) as store:
         relays, blockers = store.status(relay), store.blockers()
         waiting = store.schedule().status()
-        held = {name: store.held_admin().counts(name) for name in {lane.relay for lane in relays}}
+        names = sorted({lane.relay for lane in relays})
+        held = {name: store.held_admin().overview(name) for name in names}
         paused, backlog = store.pauses().in_force(), store.backlog()
     if as_json:
         print_json(
@@ -67,13 +70,18 @@ def status(
             relays=[asdict(lane) for lane in relays],
             blockers=[asdict(blocker) for blocker in blockers],
             scheduled=asdict(waiting),
-            held=held,
+            held={name: asdict(overview) for name, overview in held.items()},
             paused=[pauses.shown(each) for each in paused],
             backlog=asdict(backlog),
         )
     else:
         _show(relays, blockers, paused)
-        told = (*told_of(waiting), *_told_of_held(held), *_told_of_backlog(backlog))
+        told = (
+            *_told_of_delivery(relays),
+            *told_of(waiting),
+            *_told_of_held(held),
+            *_told_of_backlog(backlog),
+        )
         for sentence in (*pauses.told_of(paused, time.time()), *told):
             say(reworded(sentence))
     ctx.exit(_verdict(relays, fail_if_lag))
@@ -113,15 +121,38 @@ def _told_of_backlog(backlog: BacklogState) -> Iterator[str]:
         )
 
 
-def _told_of_held(held: Mapping[str, Mapping[State, int]]) -> Iterator[str]:
+def _told_of_held(held: Mapping[str, HeldOverview]) -> Iterator[str]:
     """Yield what cannot be sent; states are counted up to a limit."""
-    for relay, counts in sorted(held.items()):
-        told = [f"{count} {state}" for state, count in counts.items() if count]
+    for relay, overview in held.items():
+        told = [
+            f"{_up_to(count, HELD_COUNT_LIMIT)} {state}"
+            for state, count in overview.messages.items()
+            if count
+        ]
         if told:
-            yield (
-                f"relay {relay}: messages are held: {', '.join(told)}; see "
-                f"`outbox-relay held list --name {relay}`"
-            )
+            yield f"relay {relay}: messages are held: {', '.join(told)}{_age_and_keys(overview)}"
+            yield f"see `outbox-relay held list --name {relay}`"
+
+
+def _age_and_keys(overview: HeldOverview) -> str:
+    oldest = max(overview.oldest_seconds.values(), default=None)
+    age = "" if oldest is None else f"; the oldest was written {duration(oldest)} ago"
+    keys = overview.stopped_keys
+    if not keys:
+        return age
+    return (
+        f"{age}; {_up_to(keys, HELD_COUNT_LIMIT)} {'key is' if keys == 1 else 'keys are'} stopped"
+    )
+
+
+def _up_to(count: int, limit: int) -> str:
+    return f"more than {limit}" if count > limit else str(count)
+
+
+def _told_of_delivery(relays: Iterable[RelayStatus]) -> Iterator[str]:
+    """Yield which relay names publish exactly once, by whoever held their lanes last."""
+    for name in sorted({lane.relay for lane in relays if lane.delivery == EXACTLY_ONCE}):
+        yield f"relay {name} publishes exactly once"
 
 
 def _row(lane: RelayStatus) -> tuple[str, ...]:

@@ -24,7 +24,12 @@ def make_monitor(settings: Settings) -> RelayMonitor:
     """Return what the relay tells of itself to."""
     from outbox.metrics.monitor import RelayMonitor
 
-    return RelayMonitor(settings.name, stall_s=settings.stall_timeout, lease_s=settings.lease)
+    return RelayMonitor(
+        settings.name,
+        stall_s=settings.stall_timeout,
+        lease_s=settings.lease,
+        delivery=settings.delivery,
+    )
 
 
 @contextmanager

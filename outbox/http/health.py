@@ -70,12 +70,15 @@ class Health:
             "state": self._state(),
             "lanes": monitor.lanes,
             "paused": sorted(monitor.paused_lanes),
+            "closed_topics": sorted(monitor.closed_topics),
+            "delivery": monitor.delivery,
             "limited": bool(monitor.figures.value(LIMITED)),
             "trouble": _trouble(trouble, now),
             "loop": _loop(beat),
             "in_flight_messages": int(monitor.figures.value(IN_FLIGHT) or 0),
             "last_progress": _moment(monitor.progress_at),
             "lag": _lag(monitor.sample, now),
+            "held": None if monitor.sample is None else asdict(monitor.sample.held),
         }
 
     def _state(self) -> str:

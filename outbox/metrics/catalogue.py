@@ -86,6 +86,38 @@ REFUSED = Metric(
     "{message}",
     "Messages the broker will not take for a reason that lies in the message",
 )
+HELD = Metric(
+    "outbox.messages.held",
+    "counter",
+    "{message}",
+    "Messages put aside instead of being sent, by what they were at first: `retrying`, `blocked`"
+    " behind an earlier one of their key, `dead`, or `expired`",
+    ("state",),
+    ("retrying", "blocked", "dead", "expired"),
+)
+RETRIED = Metric(
+    "outbox.messages.retried",
+    "counter",
+    "{message}",
+    "Held messages that were tried again, by what came of it; those that arrived are among the"
+    " messages sent as well",
+    ("outcome",),
+    ("delivered", "failed"),
+)
+GIVEN_UP = Metric(
+    "outbox.messages.given_up",
+    "counter",
+    "{message}",
+    "Messages that have become `dead`: they are kept until an operator requeues or discards them",
+)
+TOPIC_CLOSED = Metric(
+    "outbox.topic.closed",
+    "gauge",
+    "1",
+    "1 while messages wait for this topic, which cannot be written to and is tried from time to"
+    " time; there is no series for a topic that can",
+    ("topic",),
+)
 FAILURES = Metric(
     "outbox.relay.failures",
     "counter",
@@ -126,6 +158,19 @@ PAUSED = Metric(
     "1",
     "1 while an operator has paused the lane (or all of it, or this relay name), else 0",
     ("lane",),
+)
+FENCED = Metric(
+    "outbox.relay.fenced",
+    "counter",
+    "{fencing}",
+    "Times that Kafka refused a transaction of this process, since another one had begun its own",
+)
+DELIVERY = Metric(
+    "outbox.relay.delivery",
+    "gauge",
+    "1",
+    "How this process publishes, `at-least-once` or `exactly-once`; always 1",
+    ("delivery",),
 )
 LAST_PROGRESS = Metric(
     "outbox.relay.last_progress.timestamp",
@@ -191,6 +236,44 @@ OVERDUE = Metric(
     "s",
     "For how long the first scheduled message has been due, 0 where none is. Sampled",
 )
+HELD_NOW = Metric(
+    "outbox.held.messages",
+    "gauge",
+    "{message}",
+    "Messages that lie aside, by state; 10,001 stands for more than 10,000. Sampled",
+    ("state",),
+    ("retrying", "blocked", "dead", "expired"),
+)
+OLDEST_HELD = Metric(
+    "outbox.oldest_held.age",
+    "gauge",
+    "s",
+    "Age of the first of these messages, 0 without one. What is blocked waits behind something"
+    " older. Sampled",
+    ("state",),
+    ("retrying", "dead", "expired"),
+)
+STOPPED_KEYS = Metric(
+    "outbox.held.keys",
+    "gauge",
+    "{key}",
+    "Keys whose later messages wait behind one that is held; 10,001 stands for more. Sampled",
+)
+PAUSES = Metric(
+    "outbox.pauses",
+    "gauge",
+    "{pause}",
+    "Pauses in force that concern this relay name: of topics, or of lanes and all they carry."
+    " Sampled",
+    ("of",),
+    ("topic", "lane"),
+)
+OLDEST_PAUSE = Metric(
+    "outbox.oldest_pause.age",
+    "gauge",
+    "s",
+    "For how long the oldest of these pauses has been in force, 0 without one. Sampled",
+)
 UNDECLARED = Metric(
     "outbox.undeclared_lane.messages",
     "counter",
@@ -218,8 +301,14 @@ METRICS = (
     SEND_DURATION,
     BATCHES,
     REFUSED,
+    HELD,
+    RETRIED,
+    GIVEN_UP,
+    TOPIC_CLOSED,
     FAILURES,
     LEASE_LOST,
+    FENCED,
+    DELIVERY,
     IN_FLIGHT,
     LEADER,
     WAITING,
@@ -234,6 +323,11 @@ METRICS = (
     TRANSACTION_AGE,
     SCHEDULED,
     OVERDUE,
+    HELD_NOW,
+    OLDEST_HELD,
+    STOPPED_KEYS,
+    PAUSES,
+    OLDEST_PAUSE,
     UNDECLARED,
     SAMPLED_AT,
     SAMPLE_FAILURES,
@@ -251,5 +345,10 @@ SAMPLED = (
     TRANSACTION_AGE,
     SCHEDULED,
     OVERDUE,
+    HELD_NOW,
+    OLDEST_HELD,
+    STOPPED_KEYS,
+    PAUSES,
+    OLDEST_PAUSE,
     SAMPLED_AT,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import itemgetter
@@ -13,8 +13,8 @@ from outbox.metrics import catalogue
 from outbox.metrics.delays import delays
 from outbox.metrics.figures import Figures
 from outbox.metrics.pulse import BROKER_CALL_S, Pulse, Server
-from outbox.metrics.sample import Sample
-from outbox.record import Page, Record
+from outbox.metrics.sample import HeldSample, Sample
+from outbox.record import DeliveryMode, Page, Record
 from outbox.version import __version__
 
 _topic = itemgetter(2)
@@ -41,6 +41,7 @@ class RelayMonitor:
         *,
         stall_s: float = 60.0,
         lease_s: float = 10.0,
+        delivery: DeliveryMode = "at-least-once",
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.relay = relay
@@ -49,6 +50,7 @@ class RelayMonitor:
         self.state = "starting"
         self.lanes: dict[str, int] = {}
         self.paused_lanes: frozenset[str] = frozenset()
+        self.closed_topics: frozenset[str] = frozenset()
         self.trouble: Trouble | None = None
         self.schema_fits = False
         self.progress_at: float | None = None
@@ -56,7 +58,9 @@ class RelayMonitor:
         self.on_histogram: Callable[[catalogue.Metric, float], None] | None = None
         self._batch: int | None = None
         self._clock = wall_clock
+        self.delivery = delivery
         self.figures.put(catalogue.BUILD, 1, __version__)
+        self.figures.put(catalogue.DELIVERY, 1, delivery)
         self.figures.put(catalogue.PAUSED, 0, "default")
 
     def waiting(self, server: Server) -> AbstractContextManager[None]:
@@ -101,6 +105,31 @@ class RelayMonitor:
     def refused(self) -> None:
         """Note that the broker will not take a message."""
         self.figures.add(catalogue.REFUSED, 1)
+
+    def held(self, states: Mapping[str, int]) -> None:
+        """Note that messages were put aside, by state."""
+        for state, count in states.items():
+            self.figures.add(catalogue.HELD, count, state)
+        self.figures.add(catalogue.GIVEN_UP, states.get("dead", 0))
+
+    def retried(self, delivered: Sequence[Record], failed: Mapping[str, int]) -> None:
+        """Note what came of held messages that were tried again."""
+        self.figures.add(catalogue.RETRIED, len(delivered), "delivered")
+        self.figures.add(catalogue.RETRIED, sum(failed.values()), "failed")
+        self.figures.add(catalogue.GIVEN_UP, failed.get("dead", 0))
+        self._note_sent(delivered)
+
+    def closed(self, topics: Collection[str]) -> None:
+        """Note which topics cannot be written to, and are waited for."""
+        for topic in self.closed_topics.difference(topics):
+            self.figures.end(catalogue.TOPIC_CLOSED, topic)
+        for topic in topics:
+            self.figures.put(catalogue.TOPIC_CLOSED, 1, topic)
+        self.closed_topics = frozenset(topics)
+
+    def fenced(self) -> None:
+        """Note that Kafka has shut this process out."""
+        self.figures.add(catalogue.FENCED, 1)
 
     def troubled(self, cause: str, reason: str) -> None:
         """Note what the relay waits for."""
@@ -148,9 +177,12 @@ class RelayMonitor:
             return
         self.figures.add(catalogue.IN_FLIGHT, -len(page.records))
         self._observe(catalogue.SEND_DURATION, seconds)
-        for topic, count in Counter(map(_topic, page.records)).items():
+        self._note_sent(page.records)
+
+    def _note_sent(self, records: Sequence[Record]) -> None:
+        for topic, count in Counter(map(_topic, records)).items():
             self.figures.add(catalogue.SENT, count, topic)
-        self._note_delays(page.records)
+        self._note_delays(records)
 
     def _note_delays(self, records: Sequence[Record]) -> None:
         for delay_s, weight in delays(records, self._clock()):
@@ -190,6 +222,10 @@ class RelayMonitor:
         figures.put(catalogue.SCHEDULED, sample.scheduled, "scheduled")
         figures.put(catalogue.SCHEDULED, sample.waiting, "waiting")
         figures.put(catalogue.OVERDUE, sample.overdue_s)
+        self._put_held(sample.held)
+        for of in catalogue.PAUSES.values:
+            figures.put(catalogue.PAUSES, sample.pauses.get(of, 0), of)
+        figures.put(catalogue.OLDEST_PAUSE, sample.oldest_pause_s)
         for lane, count in sample.other_lanes.items():
             figures.add(catalogue.UNDECLARED, count, lane)
         figures.put(catalogue.SAMPLED_AT, sample.taken_at)
@@ -203,6 +239,13 @@ class RelayMonitor:
                 self.figures.put(catalogue.PENDING, lane.pending, lane.lane)
                 self.figures.put(catalogue.OLDEST, lane.oldest_s or 0.0, lane.lane)
         self._tell_leaders([lane.lane for lane in sample.lanes])
+
+    def _put_held(self, held: HeldSample) -> None:
+        for state in catalogue.HELD_NOW.values:
+            self.figures.put(catalogue.HELD_NOW, held.messages.get(state, 0), state)
+        for state in catalogue.OLDEST_HELD.values:
+            self.figures.put(catalogue.OLDEST_HELD, held.oldest_seconds.get(state, 0.0), state)
+        self.figures.put(catalogue.STOPPED_KEYS, held.stopped_keys)
 
     def _tell_leaders(self, present: Collection[str]) -> None:
         """Say of each lane there is whether this process holds it, and of no other.

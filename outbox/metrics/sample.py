@@ -17,13 +17,23 @@ class LaneSample:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldSample:
+    """What lies aside, by state, each counted up to a limit; the age of the first of each, but for
+    what is blocked; and how many keys it stops."""
+
+    messages: Mapping[str, int] = field(default_factory=dict)
+    oldest_seconds: Mapping[str, float] = field(default_factory=dict)
+    stopped_keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """The state of one relay name.
 
     `transactions`: the ages in seconds of those that hold messages, by kind, "open" or "prepared".
     `other_lanes`: the messages since the last sample that name a lane nobody declared, by lane.
     `scheduled`, `waiting`: the messages that wait for a time or a condition, `overdue_s`: for how
-    long the first of them has been due.
+    long the first of them has been due. `pauses`: how many of a "topic" or a "lane" are in force.
     """
 
     taken_at: float
@@ -35,6 +45,9 @@ class Sample:
     scheduled: int = 0
     waiting: int = 0
     overdue_s: float = 0.0
+    held: HeldSample = field(default_factory=HeldSample)
+    pauses: Mapping[str, int] = field(default_factory=dict)
+    oldest_pause_s: float = 0.0
 
     @property
     def pending(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -139,6 +140,17 @@ class Attempt:
         """Note an acknowledgement."""
         self._acked += 1
         self.delivered.append(self.left[index].record.seq)
+
+    @property
+    def arrived(self) -> list[Record]:
+        """Return what is acknowledged."""
+        done = set(self.delivered)
+        return [held.record for held in self.group if held.record.seq in done]
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """Return how many failed, by what has become of them."""
+        return Counter(hold.state for hold in self.failed)
 
     @property
     def unacknowledged(self) -> list[HeldRecord]:

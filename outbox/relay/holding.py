@@ -52,6 +52,8 @@ class _Closed:
     reason: str
     attempts: int
     next_at: float
+    #: Nothing waits for it any more; only its next message will try it.
+    idle: bool = False
 
 
 class Holding:
@@ -156,6 +158,12 @@ class Holding:
             self._closed[topic] = _Closed(reason, attempts, next_at)
             self._look_at = min(self._look_at, next_at)
 
+    @property
+    def waited_for(self) -> frozenset[str]:
+        """Return the topics that messages wait for until they can be written to."""
+        closed = {topic for topic, known in self._closed.items() if not known.idle}
+        return frozenset(closed) - self._paused
+
     def _divided(self, records: Sequence[Record], reasons: Mapping[int, str]) -> Division:
         closed = {topic: known.reason for topic, known in self._closed.items()}
         closed |= {topic: _paused(topic) for topic in self._paused}
@@ -210,9 +218,13 @@ class Holding:
         now = self._clock()
         ripe = [topic for topic, known in self._closed.items() if known.next_at <= now]
         ripe = [topic for topic in ripe if topic not in self._paused]
-        found = (self._held.first_waiting(self._lease, topic) for topic in ripe)
-        # Where none is found the topic stays closed: its next message is held, and tries it.
-        return [held for held in found if held is not None][:1]
+        for topic in ripe:
+            found = self._held.first_waiting(self._lease, topic)
+            # Where none is found the topic stays closed: its next message is held, and tries it.
+            self._closed[topic].idle = found is None
+            if found is not None:
+                return [found]
+        return []
 
     def _due(self) -> list[HeldRecord]:
         due = self._held.due(self._lease, _GROUP, _GROUP_BYTES)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol
 
-from outbox.record import Page
+from outbox.record import Page, Record
 
 _NOTHING = nullcontext()
 
@@ -41,6 +41,18 @@ class Observer(Protocol):
 
     def refused(self) -> None:
         """The broker will not take a message."""
+
+    def held(self, states: Mapping[str, int]) -> None:
+        """So many messages were put aside, by state."""
+
+    def retried(self, delivered: Sequence[Record], failed: Mapping[str, int]) -> None:
+        """Held messages were tried again: these arrived, and so many did not, by state."""
+
+    def closed(self, topics: Collection[str]) -> None:
+        """Messages wait for these topics, and for no others; told also when nothing changed."""
+
+    def fenced(self) -> None:
+        """The broker refused a transaction, since another process had begun its own."""
 
     def troubled(self, cause: str, reason: str) -> None:
         """The relay waits for something: "database", "broker" or "topic"."""
@@ -78,6 +90,10 @@ class Unobserved:
     def lost_lease(self) -> None: ...
     def failed(self, cause: str) -> None: ...
     def refused(self) -> None: ...
+    def held(self, states: Mapping[str, int]) -> None: ...
+    def retried(self, delivered: Sequence[Record], failed: Mapping[str, int]) -> None: ...
+    def closed(self, topics: Collection[str]) -> None: ...
+    def fenced(self) -> None: ...
     def troubled(self, cause: str, reason: str) -> None: ...
     def recovered(self) -> None: ...
     def limited(self, limited: bool) -> None: ...

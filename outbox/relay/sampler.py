@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
-from outbox.metrics.sample import LaneSample, Sample
+from outbox.metrics.sample import HeldSample, LaneSample, Sample
 from outbox.store.base import LogGauges
 
 logger = logging.getLogger("outbox.relay")
@@ -111,6 +112,8 @@ class Sampler:
         undeclared = {lane: count for lane, count in named.items() if lane not in declared}
         self._warn(undeclared)
         waits = store.schedule().status()
+        held = store.held_admin().overview(self._relay)
+        pauses = [each for each in store.pauses().in_force() if each.concerns(self._relay)]
         return Sample(
             taken_at=time.time(),
             lanes=tuple(
@@ -124,6 +127,11 @@ class Sampler:
             scheduled=waits.scheduled,
             waiting=waits.waiting,
             overdue_s=max(-(waits.next_due_seconds or 0.0), 0.0),
+            held=HeldSample(
+                dict(held.messages.items()), dict(held.oldest_seconds.items()), held.stopped_keys
+            ),
+            pauses=Counter("lane" if each.target.topic is None else "topic" for each in pauses),
+            oldest_pause_s=max((time.time() - each.at for each in pauses), default=0.0),
         )
 
     def _warn(self, lanes: dict[str, int]) -> None:

@@ -152,6 +152,8 @@ class Service:
             seat.leaving = name not in wanted
         for stream in wanted.values():
             self._take(stream, owner)
+        ours = (seat.holding.waited_for for seat in self._seats.values() if seat.term is not None)
+        self._observer.closed(frozenset[str]().union(*ours))
 
     def _wanted(self, streams: list[Stream], owner: str) -> dict[str, Stream]:
         if len(streams) == 1 and (term := next(iter(self.terms), None)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -148,6 +149,7 @@ class Term:
             logger.warning(
                 "relay %s: %s", self._lease.relay, error, extra={"event": "relay.fenced"}
             )
+            self._observer.fenced()
             self.save()  # raises LeaseLost if another relay has the lane
             raise
 
@@ -262,6 +264,7 @@ class Term:
         self._move(lambda position: self._holding.hold(division, position, self._lease_s))
         for _ in range(division.refused):
             self._observer.refused()
+        self._observer.held(Counter(hold.state for hold in division.holds))
         return replace(page, records=division.sent)
 
     def _hold_guilty(self, error: BrokerUnavailable | MessageRefused) -> None:
@@ -298,6 +301,7 @@ class Term:
         finally:
             if attempt.delivered or attempt.failed:
                 self._move(lambda at: self._holding.settle(attempt, at, self._lease_s))
+                self._observer.retried(attempt.arrived, attempt.failures)
         size = sum(payload_sizes(held.record for held in group))
         return Step(len(group), len(attempt.delivered), size)
 

@@ -82,6 +82,8 @@ class RelayStatus:
     lease_seconds: float | None
     cluster_id: str | None
     processes: tuple[ProcessStatus, ...]
+    #: Of whoever held the lane last.
+    delivery: DeliveryMode = "at-least-once"
 
 
 @dataclass(frozen=True, slots=True)

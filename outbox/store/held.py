@@ -151,6 +151,19 @@ class HeldMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOverview:
+    """What is held of one relay name; each figure stops counting at HELD_COUNT_LIMIT + 1.
+
+    `oldest_seconds`: since the first message of a state was written; nothing for `blocked`, which
+    waits behind something older. `stopped_keys`: those whose later messages wait.
+    """
+
+    messages: Mapping[State, int]
+    oldest_seconds: Mapping[State, float]
+    stopped_keys: int
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """What an operator does, for the audit: one command, which may work in several batches."""
 
@@ -182,6 +195,9 @@ class HeldAdmin(Protocol):
 
     def counts(self, relay: str) -> dict[State, int]:
         """Return how many there are in each state, at most HELD_COUNT_LIMIT + 1 of each."""
+
+    def overview(self, relay: str) -> HeldOverview:
+        """Return how much there is, and how old. Reads a bounded number of rows, by index."""
 
     def count(self, which: HeldFilter, limit: int) -> int:
         """Return how many match, at most `limit`."""

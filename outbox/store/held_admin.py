@@ -18,6 +18,7 @@ from outbox.store.held import (
     Audited,
     HeldFilter,
     HeldMessage,
+    HeldOverview,
     State,
 )
 
@@ -93,6 +94,26 @@ class HeldActions:
         return {
             state: self.count(HeldFilter(relay, (state,)), HELD_COUNT_LIMIT + 1) for state in STATES
         }
+
+    def overview(self, relay: str) -> HeldOverview:
+        """Return how much there is, and how old."""
+        oldest = {state: self._oldest_s(relay, state) for state in STATES if state != "blocked"}
+        sql = f"""select count(*) from (select 1 from {self._held} where relay = :relay
+                   and blocks and state <> 'blocked' limit :limit) as m"""
+        ((keys,),) = self._rows(sql, {"relay": relay, "limit": HELD_COUNT_LIMIT + 1})
+        known: dict[State, float] = {
+            state: seconds for state, seconds in oldest.items() if seconds is not None
+        }
+        return HeldOverview(self.counts(relay), known, cast("int", keys))
+
+    def _oldest_s(self, relay: str, state: State) -> float | None:
+        where, values = self._where(HeldFilter(relay, (state,)))
+        rows = self._rows(
+            f"""select {{seconds {{now}} - created_at}} from {self._held}
+                 where {where} order by seq limit 1""",
+            values,
+        )
+        return max(rows[0][0], 0.0) if rows else None
 
     def count(self, which: HeldFilter, limit: int) -> int:
         """Return how many match, at most `limit`."""

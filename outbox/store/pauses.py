@@ -61,6 +61,10 @@ class Pause:
     actor: str
     reason: str | None = None
 
+    def concerns(self, relay: str) -> bool:
+        """Return whether it holds back something of a relay name."""
+        return self.target.relay in (None, relay)
+
 
 @dataclass(frozen=True, slots=True)
 class Pauses:

@@ -310,7 +310,7 @@ class SQLiteStore:
         """Return the state of every relay name, or of one."""
         with self._translated() as connection:
             rows = connection.execute(
-                f"""select relay, lane, after_seq, owner, lease_until, cluster_id
+                f"""select relay, lane, after_seq, owner, lease_until, cluster_id, delivery
                       from {self._names["outbox_cursor"]}
                      where ? is null or relay = ? order by relay, lane""",
                 (relay, relay),
@@ -330,6 +330,7 @@ class SQLiteStore:
         owner: str | None,
         lease_until: float | None,
         cluster_id: str | None,
+        delivery: DeliveryMode,
     ) -> RelayStatus:
         count, oldest = connection.execute(
             f"""select count(*), min(created_at) from (
@@ -357,6 +358,7 @@ class SQLiteStore:
             lease_seconds=None if lease_until is None else lease_until - time.time(),
             cluster_id=cluster_id,
             processes=tuple(ProcessStatus(*row) for row in processes),
+            delivery=delivery,
         )
 
     def blockers(self) -> list[Blocker]:

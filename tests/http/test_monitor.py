@@ -16,7 +16,7 @@ from outbox.metrics.delays import SAMPLES, delays, time_of
 from outbox.metrics.figures import MOST_SERIES, REST
 from outbox.metrics.monitor import RelayMonitor
 from outbox.metrics.prometheus import Exposition
-from outbox.metrics.sample import LaneSample, Sample
+from outbox.metrics.sample import HeldSample, LaneSample, Sample
 from outbox.record import Page, Position, Record
 
 NOW = 1_800_000_000.0
@@ -227,8 +227,55 @@ def test_series_that_are_known_beforehand_are_there_from_the_start(monitor: Rela
     assert missing == {
         "outbox_messages_sent_total",
         "outbox_relay_leader",
+        "outbox_topic_closed",
         "outbox_undeclared_lane_messages_total",
     }
+
+
+def test_what_becomes_of_messages_that_are_held_is_counted(monitor: RelayMonitor) -> None:
+    # Given messages that were put aside
+    monitor.held({"retrying": 2, "blocked": 5, "dead": 1})
+    # When two of them are tried again, and one arrives while the other dies
+    monitor.retried([record(1, made(90), "a")], {"dead": 1})
+    # Then
+    held = {s: one(monitor, "outbox_messages_held_total", state=s) for s in catalogue.HELD.values}
+    assert held == {"retrying": 2, "blocked": 5, "dead": 1, "expired": 0}
+    assert one(monitor, "outbox_messages_retried_total", outcome="delivered") == 1
+    assert one(monitor, "outbox_messages_retried_total", outcome="failed") == 1
+    assert one(monitor, "outbox_messages_given_up_total") == 2
+    # And what arrived late was sent like any other, so late
+    assert one(monitor, "outbox_messages_sent_total", topic="a") == 1
+    assert one(monitor, "outbox_publish_delay_seconds_sum") == pytest.approx(90)
+
+
+def test_a_topic_has_a_series_while_it_is_waited_for(monitor: RelayMonitor) -> None:
+    monitor.closed({"a", "b"})
+    assert one(monitor, "outbox_topic_closed", topic="a") == 1
+    monitor.closed({"b"})
+    assert [each.labels for each in monitor.figures.readings(catalogue.TOPIC_CLOSED)] == [("b",)]
+
+
+def test_how_it_publishes_and_that_it_was_fenced_is_told() -> None:
+    monitor = RelayMonitor("default", delivery="exactly-once")
+    monitor.fenced()
+    assert one(monitor, "outbox_relay_delivery", delivery="exactly-once") == 1
+    assert one(monitor, "outbox_relay_fenced_total") == 1
+
+
+def test_what_lies_aside_is_told_and_forgotten_with_the_sample(monitor: RelayMonitor) -> None:
+    held = HeldSample({"retrying": 3, "blocked": 9, "dead": 1, "expired": 0}, {"dead": 70.0}, 4)
+    monitor.sampled(
+        Sample(NOW, (), 1, 10, held=held, pauses={"topic": 2}, oldest_pause_s=100_000.0)
+    )
+    assert one(monitor, "outbox_held_messages", state="blocked") == 9
+    assert one(monitor, "outbox_oldest_held_age_seconds", state="dead") == 70
+    assert one(monitor, "outbox_oldest_held_age_seconds", state="retrying") == 0
+    assert one(monitor, "outbox_held_keys") == 4
+    assert one(monitor, "outbox_pauses", of="topic") == 2
+    assert one(monitor, "outbox_pauses", of="lane") == 0
+    assert one(monitor, "outbox_oldest_pause_age_seconds") == 100_000
+    monitor.sample_failed()
+    assert not [name for name, _ in series(monitor) if "held_messages" in name]
 
 
 def test_every_metric_is_in_the_catalogue_once_and_explains_itself() -> None:

@@ -62,6 +62,7 @@ def test_every_metric_is_exported_under_its_own_name_and_those_of_the_convention
     monitor.sent(page)
     monitor.settled(page, 0.2)
     monitor.progressed()
+    monitor.closed({"orders"})
     monitor.sampled(Sample(1.0, (LaneSample("default", 5, True, 2.0),), 1, 10, {}, {"fast": 2}))
     # When it is collected
     found = exported(reader)

@@ -22,6 +22,7 @@ from outbox.migrations import migrate
 from outbox.names import Names
 from outbox.relay.sampler import Sampler
 from outbox.store.base import COUNT_LIMIT
+from outbox.store.held import HELD_COUNT_LIMIT
 from outbox.store.opening import open_store
 from tests.conformance.store_kit import StoreKit
 from tests.waiting import wait_until
@@ -71,6 +72,74 @@ def test_it_tells_what_waits_and_how_large_the_log_is(kit: StoreKit) -> None:
     assert after.oldest_s is not None
     assert 0 <= after.oldest_s < 60
     assert after.log_bytes > before.log_bytes + 40_000
+
+
+def test_it_tells_what_is_held_and_what_is_paused(kit: StoreKit) -> None:
+    # Given a key stopped by a message that is dead, one that was skipped, and a paused topic
+    sqlite = kit.url.dialect == "sqlite"
+    ago = "{} - 500" if sqlite else "to_timestamp({} - 500)"
+    now = _now(sqlite=sqlite)
+    with closing(kit.writer()) as writer:
+        for seq, state, key, blocks in (
+            (1, "dead", "a", True),
+            (2, "blocked", "a", True),
+            (3, "blocked", "a", True),
+            (4, "expired", "b", False),
+        ):
+            writer.execute(
+                "insert into outbox_held"
+                " (relay, lane, seq, created_at, id, topic, key, state, blocks)"
+                f" values ('default', 'default', {seq}, {ago.format(now)}, '{uuid4()}', 't',"
+                f" '{key}', '{state}', {blocks})"
+            )
+        writer.execute("insert into outbox_pause (topic, actor) values ('slow', 'ada')")
+        writer.execute("insert into outbox_pause (relay, actor) values ('another', 'ada')")
+    # When it is sampled
+    sample = sampled(kit, relaying())
+    # Then
+    assert sample.held.messages == {"retrying": 0, "blocked": 2, "dead": 1, "expired": 1}
+    assert sample.held.stopped_keys == 1
+    ages = sample.held.oldest_seconds
+    assert ages.keys() == {"dead", "expired"}
+    assert all(499 < age < 600 for age in ages.values())
+    assert sample.pauses == {"topic": 1}
+    assert 0 <= sample.oldest_pause_s < 60
+
+
+def _now(*, sqlite: bool) -> str:
+    seconds = "(julianday('now') - 2440587.5) * 86400.0"
+    return seconds if sqlite else "extract(epoch from clock_timestamp())"
+
+
+def test_however_much_is_held_a_sample_reads_a_part_of_it(kit: StoreKit) -> None:
+    """The counts end at a limit, and each goes by an index; without statistics, too."""
+    if kit.url.dialect == "sqlite":
+        pytest.skip("it does not count what it reads")
+    held = 100_000
+    with closing(kit.writer()) as writer:
+        # Given that one message stops one key, and the others wait behind it
+        writer.execute(
+            f"""insert into outbox_held
+                       (relay, lane, seq, created_at, id, topic, key, state, blocks)
+                select 'default', 'default', i, now(), gen_random_uuid(), 't', 'k',
+                       case when i < {held} then 'blocked' else 'dead' end, true
+                  from generate_series(1, {held}) as i"""
+        )
+        before = _rows_read(writer)
+        sample = sampled(kit, relaying())
+        assert sample.held.messages["blocked"] == HELD_COUNT_LIMIT + 1
+        assert sample.held.messages["dead"] == 1
+        read = wait_until(lambda: _rows_read(writer) - before, what="the statistics of the server")
+    assert read < 3 * HELD_COUNT_LIMIT
+
+
+def _rows_read(writer: Any) -> int:
+    (rows,) = writer.execute(
+        "select coalesce(sum(seq_tup_read), 0) + (select coalesce(sum(idx_tup_read), 0)"
+        " from pg_stat_user_indexes where relname = 'outbox_held')"
+        " from pg_stat_user_tables where relname = 'outbox_held'"
+    ).fetchone()
+    return int(rows)
 
 
 def test_it_tells_how_long_a_transaction_holds_messages(kit: StoreKit) -> None:

@@ -113,7 +113,14 @@ def test_what_was_done_is_in_the_audit(database: Path, capsys: pytest.CaptureFix
 
 def test_the_status_tells_what_is_held(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = printed(capsys, "status")
-    assert told["held"] == {"default": {"retrying": 0, "blocked": 2, "dead": 1, "expired": 0}}
+    held: dict[str, object] = told["held"]["default"]  # type: ignore[index]  # JSON
+    assert held["messages"] == {"retrying": 0, "blocked": 2, "dead": 1, "expired": 0}
+    assert held["stopped_keys"] == 1
+    assert list(held["oldest_seconds"]) == ["dead"]  # type: ignore[call-overload]  # JSON
+    assert told["relays"][0]["delivery"] == "at-least-once"  # type: ignore[index]  # JSON
     assert run(["status"]) == 0
-    assert "messages are held: 2 blocked, 1 dead" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "messages are held: 2 blocked, 1 dead; the oldest was written" in said
+    assert "1 key is stopped" in said
+    assert "held list --name default" in said
     assert states(database) == ["dead", "blocked", "blocked"]

@@ -11,6 +11,7 @@ import psycopg
 
 from outbox.errors import ConfigurationError, DatabaseUnavailable
 from outbox.names import Names, check_name
+from outbox.record import DeliveryMode
 from outbox.store.base import (
     COUNT_LIMIT,
     FORGOTTEN_AFTER_S,
@@ -189,7 +190,7 @@ class PostgreSQLAdmin:
         """Return the state of every relay name, or of one."""
         with self.session.translated() as connection:
             rows = connection.execute(
-                f"""select generation, relay, lane, plan_no, owner, cluster_id,
+                f"""select generation, relay, lane, plan_no, owner, cluster_id, delivery,
                            extract(epoch from lease_until - clock_timestamp())::float8
                       from {self._names["outbox_cursor"]}
                       left join {self._names["outbox_plan"]} using (relay, lane, plan_no)
@@ -213,6 +214,7 @@ class PostgreSQLAdmin:
         plan_no: int,
         owner: str | None,
         cluster_id: str | None,
+        delivery: DeliveryMode,
         lease_s: float | None,
     ) -> RelayStatus:
         messages, exact, seconds = self._lag(connection, topologies, relay, lane)
@@ -235,6 +237,7 @@ class PostgreSQLAdmin:
             lease_seconds=lease_s,
             cluster_id=cluster_id,
             processes=tuple(ProcessStatus(*row) for row in processes),
+            delivery=delivery,
         )
 
     def _lag(
