@@ -30,6 +30,9 @@ RESERVED = {
 }
 RESERVED_PREFIX = "outbox-"
 
+#: The id of the message whose place a message has taken; stored with it when it is edited.
+EDITED_FROM = "outbox-edited-from"
+
 #: A stored header whose value is no text is an object with this one member.
 _BINARY = "base64"
 
@@ -147,7 +150,7 @@ def user_headers(stored: str) -> WireHeaders:
         return [
             (name, value.encode() if value.__class__ is str else _wire_value(value))
             for name, value in pairs
-            if not is_reserved(name)
+            if not is_reserved(name) or name == EDITED_FROM
         ]
     except (TypeError, ValueError, AttributeError) as error:
         raise MessageRefused(

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
-import uuid
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from outbox.cli.held_choice import Command, checked_id, filter_options, held_admin, relay_option
+from outbox.cli.held_edit import edit
+from outbox.cli.operating import new_action
 from outbox.cli.options import database_options, json_option, settings_from
 from outbox.cli.output import duration, print_json, print_table, say
 from outbox.cli.waiting import connected_store
-from outbox.errors import ConfigurationError
-from outbox.store.base import unknown_relay
-from outbox.store.held import HELD_COUNT_LIMIT, STATES, Action, HeldFilter, State
+from outbox.store.held import HELD_COUNT_LIMIT, STATES, HeldFilter, State
 
 if TYPE_CHECKING:
-    from outbox.store.base import StoreAdmin
     from outbox.store.held import HeldAdmin, HeldMessage
-
-Command = TypeVar("Command", bound="Callable[..., Any]")
 
 #: So many messages are changed in one short transaction.
 _BATCH = 500
@@ -41,25 +34,7 @@ def held() -> None:
     """Look after messages that cannot be sent: retrying, blocked behind another, or dead."""
 
 
-def _filter_options(command: Command) -> Command:
-    for option in (
-        click.option("--id", "id_", metavar="UUID", help="The message with this id."),
-        click.option("--key", metavar="KEY", help="Messages of this key."),
-        click.option("--topic", metavar="TOPIC", help="Messages of this topic."),
-        click.option(
-            "--state", "states", type=click.Choice(STATES), multiple=True, help="Repeatable."
-        ),
-        click.option(
-            "--name",
-            "relay",
-            metavar="NAME",
-            default="default",
-            show_default=True,
-            help="The relay name whose messages they are.",
-        ),
-    ):
-        command = option(command)
-    return command
+held.add_command(edit)
 
 
 def _change_options(command: Command) -> Command:
@@ -67,14 +42,14 @@ def _change_options(command: Command) -> Command:
         click.option("--yes", is_flag=True, help="Do not ask."),
         click.option("--dry-run", is_flag=True, help="Say how many there are; change nothing."),
         click.option("--all-matching", is_flag=True, help="All that the filters let through."),
-        _filter_options,
+        filter_options,
     ):
         command = option(command)
     return command
 
 
 @held.command("list", epilog="\b\nExample:\n  outbox-relay held list --state dead --topic payments")
-@_filter_options
+@filter_options
 @click.option(
     "--limit",
     type=click.IntRange(1, 10_000),
@@ -100,7 +75,7 @@ def list_held(
     """Print held messages in the order of their positions, and how many there are."""
     which = HeldFilter(relay, states or STATES, topic, key, id_)
     with connected_store(settings_from(flags)) as store:
-        admin = _admin(store, relay)
+        admin = held_admin(store, relay)
         counts, found = admin.counts(relay), admin.find(which, limit, after)
     if as_json:
         print_json("outbox.held/1", counts=counts, messages=[asdict(one) for one in found])
@@ -110,13 +85,6 @@ def list_held(
     say(", ".join(f"{_counted(count)} {state}" for state, count in counts.items()))
     if len(found) == limit:
         say(f"there may be more: --after {found[-1].seq}")
-
-
-def _admin(store: StoreAdmin, relay: str) -> HeldAdmin:
-    """Return what the command works with. Raises ConfigurationError for an unknown relay name."""
-    if relay not in store.relays():
-        raise ConfigurationError(unknown_relay(relay))
-    return store.held_admin()
 
 
 def _row(message: HeldMessage) -> tuple[object, ...]:
@@ -140,22 +108,15 @@ def _counted(count: int) -> str:
 
 @held.command(epilog="\b\nExample:\n  outbox-relay held show 018f3f1e-0000-7000-8000-000000000001")
 @click.argument("id_", metavar="UUID")
-@click.option(
-    "--name",
-    "relay",
-    metavar="NAME",
-    default="default",
-    show_default=True,
-    help="The relay name whose messages they are.",
-)
+@relay_option
 @click.option("--payload", is_flag=True, help="Print the payload as well.")
 @json_option
 @database_options
 def show(*, id_: str, relay: str, payload: bool, as_json: bool, **flags: object) -> None:
     """Print all there is to know of a held message."""
     with connected_store(settings_from(flags)) as store:
-        admin = _admin(store, relay)
-        found = admin.find(HeldFilter(relay, id=_checked_id(id_)), 10)
+        admin = held_admin(store, relay)
+        found = admin.find(HeldFilter(relay, id=checked_id(id_)), 10)
         records = [admin.content(relay, message.seq) for message in found]
     if not found:
         raise click.ClickException(f"relay {relay} holds no message {id_}")
@@ -200,7 +161,7 @@ def _change(verb: str, done: str, given: dict[str, Any]) -> None:
     own = {name: given.pop(name) for name in names}
     which = _which(verb, own)
     with connected_store(settings_from(given)) as store:
-        admin = _admin(store, which.relay)
+        admin = held_admin(store, which.relay)
         count = admin.count(which, 10 * HELD_COUNT_LIMIT)
         if not own["dry_run"] and count and not own["yes"]:
             about = "at least " if count == 10 * HELD_COUNT_LIMIT else ""
@@ -221,19 +182,13 @@ def _which(verb: str, own: dict[str, Any]) -> HeldFilter:
     states = own["states"] or STATES
     if verb == "requeue":
         states = tuple(state for state in states if state != "blocked")
-    id_ = None if own["id_"] is None else _checked_id(own["id_"])
+    id_ = None if own["id_"] is None else checked_id(own["id_"])
     return HeldFilter(own["relay"], states, own["topic"], own["key"], id_)
 
 
-def _checked_id(text: str) -> str:
-    try:
-        return str(uuid.UUID(text))
-    except ValueError as error:
-        raise click.UsageError(f"{text!r} is not a message's id, which is a UUID") from error
-
-
 def _in_batches(admin: HeldAdmin, verb: str, which: HeldFilter, count: int) -> int:
-    action = _action(f"held {verb}", which)
+    what = {name: value for name, value in asdict(which).items() if value is not None}
+    action = new_action(f"held {verb}", what)
     changed, mark = 0, None
     while True:
         if verb == "requeue":
@@ -244,24 +199,6 @@ def _in_batches(admin: HeldAdmin, verb: str, which: HeldFilter, count: int) -> i
         if mark is None:
             return changed
         say(f"{changed} of {max(count, changed)}")
-
-
-def _action(command: str, which: HeldFilter) -> Action:
-    what = {name: value for name, value in asdict(which).items() if value is not None}
-    return Action(
-        action=str(uuid.uuid4()),
-        actor=_user(),
-        source=f"{socket.gethostname()} pid={os.getpid()}",
-        command=command,
-        what=cast("dict[str, object]", what),
-    )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 
 def _messages(count: int) -> str:

@@ -164,6 +164,19 @@ class HeldOverview:
 
 
 @dataclass(frozen=True, slots=True)
+class Edition:
+    """What takes the place of a held message. `headers`: as they are stored."""
+
+    id: str
+    topic: str
+    key: str | None
+    payload: bytes | None
+    type: str | None
+    content_type: str | None
+    headers: str
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """What an operator does, for the audit: one command, which may work in several batches."""
 
@@ -219,6 +232,13 @@ class HeldAdmin(Protocol):
     ) -> tuple[int, int | None]:
         """Delete messages, the last ones first, so that none of them is sent meanwhile. Returns how
         many, and the mark for the next batch, None after the last."""
+
+    def edit(self, which: HeldMessage, relay: str, new: Edition, action: Action) -> bool:
+        """Put another message in the place of one that is dead or expired, due at once.
+
+        It keeps the place in the order of the key, unless it has another topic or key: then it
+        stands alone, and what was blocked goes on. Returns whether the message was still there.
+        """
 
     def audit(self, limit: int) -> list[Audited]:
         """Return what operators did, the latest first."""

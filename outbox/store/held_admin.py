@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, cast
 
 from outbox.names import Names
@@ -16,6 +16,7 @@ from outbox.store.held import (
     STATES,
     Action,
     Audited,
+    Edition,
     HeldFilter,
     HeldMessage,
     HeldOverview,
@@ -32,6 +33,9 @@ class Connection(Protocol):
 
 Opening = Callable[[], AbstractContextManager[Connection]]
 
+#: Writes a row of the audit, in the transaction of a connection.
+Noting = Callable[[Any, Names, Action, int], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Speech:
@@ -42,6 +46,7 @@ class Speech:
     text_of_id: str
     json: str
     lock: str
+    shown_what: str
     named: bool = False
 
     def sql(self, text: str) -> str:
@@ -57,6 +62,7 @@ POSTGRESQL = Speech(
     text_of_id="id::text",
     json="::jsonb",
     lock=" for update",
+    shown_what="what - 'seqs' - 'ids' - 'log'",
     named=True,
 )
 SQLITE = Speech(
@@ -65,6 +71,7 @@ SQLITE = Speech(
     text_of_id="id",
     json="",
     lock="",
+    shown_what="json_remove(what, '$.seqs', '$.ids', '$.log')",
 )
 
 _MESSAGE = """seq, lane, {id}, topic, key, type, state, attempts, fault, error,
@@ -79,13 +86,15 @@ _RECORD = (
 class HeldActions:
     """Implements HeldAdmin."""
 
-    def __init__(self, names: Names, speech: Speech, reading: Opening, writing: Opening) -> None:
+    def __init__(
+        self, names: Names, speech: Speech, reading: Opening, writing: Opening, noting: Noting
+    ) -> None:
+        self._names = names
         self._held = names["outbox_held"]
-        self._cursor = names["outbox_cursor"]
-        self._audit = names["outbox_audit"]
         self._speech = speech
         self._reading = reading
         self._writing = writing
+        self._noting = noting
 
     # Looking
 
@@ -186,7 +195,8 @@ class HeldActions:
                      where relay = :relay and state <> 'blocked' and seq in ({_listed(seqs)})""",
                 {"relay": which.relay},
             )
-            self._note(connection, action, len(seqs))
+            if seqs:
+                self._noting(connection, self._names, action, len(seqs))
         return len(seqs), (seqs[-1] if len(seqs) == limit else None)
 
     def discard(
@@ -196,23 +206,71 @@ class HeldActions:
         where, values = self._where(which)
         top = 2**63 - 1 if before is None else before
         with self._writing() as connection:
-            # A relay holds messages under the same lock: none is held behind one that goes.
-            self._execute(
+            self._lock(connection, which.relay)
+            found = self._execute(
                 connection,
-                f"select epoch from {self._cursor} where relay = :relay order by lane{{lock}}",
-                {"relay": which.relay},
-            )
-            seqs = self._pick(
-                connection,
-                f"""select seq from {self._held} where {where} and seq < :top
-                     order by seq desc limit :limit""",
+                f"""select seq, {self._speech.text_of_id} from {self._held}
+                     where {where} and seq < :top order by seq desc limit :limit""",
                 {**values, "top": top, "limit": limit},
-            )
+            ).fetchall()
+            seqs = [seq for seq, _ in found]
             keys = self._delete(connection, which.relay, seqs)
             for key in keys:
                 self._promote(connection, which.relay, *key)
-            self._note(connection, action, len(seqs))
+            if found:
+                self._note_removal(connection, action, seqs, [id_ for _, id_ in found])
         return len(seqs), (seqs[-1] if len(seqs) == limit else None)
+
+    def edit(self, which: HeldMessage, relay: str, new: Edition, action: Action) -> bool:
+        """Put another message in the place of one that is dead or expired, due at once."""
+        moved = (new.topic, new.key) != (which.topic, which.key)
+        with self._writing() as connection:
+            self._lock(connection, relay)
+            if not self._replace(connection, which, relay, new, moved=moved):
+                return False
+            if moved and which.key is not None and not self._has_head(connection, which, relay):
+                self._promote(connection, relay, which.lane, which.topic, which.key)
+            told = replace(action, what={**action.what, "replaced_by": new.id})
+            self._note_removal(connection, told, [which.seq], [which.id])
+        return True
+
+    def _replace(
+        self, connection: Connection, which: HeldMessage, relay: str, new: Edition, *, moved: bool
+    ) -> bool:
+        # With another topic or key it has no order with what is there, and stands alone.
+        alone = "blocks = :no, " if moved else ""
+        changed = self._execute(
+            connection,
+            f"""update {self._held}
+                   set id = :id, topic = :topic, key = :key, payload = :payload, type = :type,
+                       content_type = :content_type, headers = :headers{self._speech.json},
+                       expires_at = null, {alone}state = 'retrying', attempts = 0, fault = null,
+                       error = null, next_attempt_at = {{now}}, held_at = {{now}},
+                       changed_at = {{now}}
+                 where relay = :relay and seq = :seq and {self._speech.text_of_id} = :old
+                   and state in ('dead', 'expired')""",
+            {**asdict(new), "relay": relay, "seq": which.seq, "old": which.id, "no": False},
+        )
+        return bool(changed.rowcount)
+
+    def _has_head(self, connection: Connection, which: HeldMessage, relay: str) -> bool:
+        rows = self._execute(
+            connection,
+            f"""select 1 from {self._held}
+                 where relay = :relay and lane = :lane and topic = :topic and key = :key
+                   and blocks and state <> 'blocked' limit 1""",
+            {"relay": relay, "lane": which.lane, "topic": which.topic, "key": which.key},
+        ).fetchall()
+        return bool(rows)
+
+    def _lock(self, connection: Connection, relay: str) -> None:
+        """Lock a relay name's cursors, as who holds messages does: none is held meanwhile."""
+        self._execute(
+            connection,
+            f"""select epoch from {self._names["outbox_cursor"]}
+                 where relay = :relay order by lane{{lock}}""",
+            {"relay": relay},
+        )
 
     def _delete(
         self, connection: Connection, relay: str, seqs: list[int]
@@ -243,22 +301,18 @@ class HeldActions:
     def _pick(self, connection: Connection, sql: str, values: dict[str, object]) -> list[int]:
         return [seq for (seq,) in self._execute(connection, sql, values).fetchall()]
 
-    def _note(self, connection: Connection, action: Action, messages: int) -> None:
-        if not messages:
-            return
-        self._execute(
-            connection,
-            f"""insert into {self._audit} (action, actor, source, command, what, messages)
-                values (:action, :actor, :source, :command, :what{self._speech.json}, :messages)""",
-            {
-                "action": action.action,
-                "actor": action.actor,
-                "source": action.source,
-                "command": action.command,
-                "what": json.dumps(action.what),
-                "messages": messages,
-            },
-        )
+    def _note_removal(
+        self, connection: Connection, action: Action, seqs: list[int], ids: list[str]
+    ) -> None:
+        """Note which messages of the log will never be sent as they are, for `verify`.
+
+        With the id of the log, since its numbers may be given out anew under another one.
+        """
+        log_id = "log_id::text" if self._speech.named else "log_id"
+        sql = f"select {log_id} from {self._names['outbox_meta']}"
+        ((log,),) = self._execute(connection, sql, {}).fetchall()
+        what = {**action.what, "log": log, "seqs": seqs, "ids": ids}
+        self._noting(connection, self._names, replace(action, what=what), len(seqs))
 
     def _execute(self, connection: Connection, sql: str, values: dict[str, object]) -> Any:
         return connection.execute(self._speech.sql(sql), values)
@@ -268,8 +322,9 @@ class HeldActions:
         action = "action::text" if self._speech.named else "action"
         rows = self._rows(
             f"""select {action}, {{seconds min(at)}}, min(actor), min(source), min(command),
-                       min(cast(what as text)), sum(messages)
-                  from {self._audit} group by action order by max(id) desc limit :limit""",
+                       min(cast({self._speech.shown_what} as text)), sum(messages)
+                  from {self._names["outbox_audit"]}
+                 group by action order by max(id) desc limit :limit""",
             {"limit": limit},
         )
         return [

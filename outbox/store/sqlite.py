@@ -39,6 +39,7 @@ from outbox.store.sqlite_pauses import SQLitePauses
 from outbox.store.sqlite_reader import BATCH, SQLiteReader, newest_seq
 from outbox.store.sqlite_scheduling import SQLiteSchedule
 from outbox.version import __version__
+from outbox.store.sqlite_audit import write_audit
 
 #: Messages; a deletion of so many takes a few milliseconds, for which other writers wait.
 _PRUNED_AT_ONCE = 500
@@ -82,7 +83,7 @@ class SQLiteStore:
 
     def held_admin(self) -> HeldActions:
         """Return what operators do with held messages."""
-        return HeldActions(self._names, SQLITE, self._translated, self._transaction)
+        return HeldActions(self._names, SQLITE, self._translated, self._transaction, write_audit)
 
     def held(self) -> SQLiteHeld:
         """Return what keeps messages that cannot be sent now."""

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
 from outbox.errors import LogInconsistent
+from outbox.headers import EDITED_FROM
 from outbox.names import Names
 from outbox.record import Position, Record
 from outbox.store.base import Lease
@@ -65,9 +66,11 @@ class SQLiteHeld:
     def _check_copy(self, connection: sqlite3.Connection, lease: Lease, seq: int) -> None:
         """Raise unless what was held before is the same message: after a crash it may be."""
         same = connection.execute(
-            f"""select 1 from {self._held} join {self._log} using (seq, id)
-                 where relay = ? and seq = ?""",
-            (lease.relay, seq),
+            f"""select 1 from {self._held} as h join {self._log} as m using (seq)
+                 where h.relay = ? and seq = ?
+                   and (h.id = m.id or exists (select 1 from json_each(h.headers)
+                                                where value = json_array(?, m.id)))""",
+            (lease.relay, seq, EDITED_FROM),
         ).fetchone()
         if same is None:
             raise LogInconsistent(

@@ -27,6 +27,7 @@ from outbox.store.base import (
 from outbox.store.held_admin import POSTGRESQL, HeldActions
 from outbox.store.lanes import Lane, Topology
 from outbox.store.pauses import Pauses
+from outbox.store.postgresql.audit import write_audit
 from outbox.store.postgresql.beginning import Start, beginning, bound_of_later
 from outbox.store.postgresql.lanes import change, has_sealed, read_topologies
 from outbox.store.postgresql.pauses import PostgreSQLPauses
@@ -66,6 +67,7 @@ class PostgreSQLAdmin:
             POSTGRESQL,
             self._by_index,
             self.session.durable,
+            write_audit,
         )
 
     @contextmanager

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 import psycopg
 
 from outbox.errors import LogInconsistent
+from outbox.headers import EDITED_FROM
 from outbox.names import Names
 from outbox.record import Position, Record
 from outbox.schema.streams import shard_number
@@ -89,8 +90,11 @@ class PostgreSQLHeld:
                  cross join lateral (
                     select id from {self._names["outbox_message"]} as m
                      where m.seq = h.seq offset 0) as m
-                 where h.relay = %(relay)s and h.seq = any(%(seq)s::bigint[]) and h.id = m.id""",
-            values,
+                 where h.relay = %(relay)s and h.seq = any(%(seq)s::bigint[])
+                   and (h.id = m.id
+                        or h.headers @> jsonb_build_array(
+                               jsonb_build_array(%(edited_from)s::text, m.id::text)))""",
+            {**values, "edited_from": EDITED_FROM},
         ).fetchone()
         if row != (count,):
             raise LogInconsistent(
