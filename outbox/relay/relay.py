@@ -30,6 +30,10 @@ _WAIT_GROWTH = 1.5
 #: One pass looks so often, in seconds, whether the limit of the rate lets more go.
 _LIMITED_REST_S = 0.05
 
+#: A drain that is busy asks this often, in seconds, whether it has reached its goal, and for this
+#: part of its time at the most.
+_ASK_EVERY_S, _ASKING = 1.0, 0.01
+
 _DATABASE = "database"
 
 
@@ -290,16 +294,21 @@ class _Goal:
         self._name = settings.name
         self._clock = clock
         self._horizon: str | None = None
-        self._asked_at = float("-inf")
+        self._ask_at = float("-inf")
 
     def set(self) -> None:
         """Take everything committed now as the goal, the first time this is called."""
         if self._horizon is None:
             self._horizon = self._store.horizon()
+            self._ask_at = self._clock() + _ASK_EVERY_S
 
     def reached(self, *, at_once: bool = True) -> bool:
-        """Return whether all of it is delivered; asks once a second unless told `at_once`."""
-        if not at_once and self._clock() - self._asked_at < 1.0:
+        """Return whether all of it is delivered; asks now and then unless told `at_once`."""
+        began = self._clock()
+        if self._horizon is None or (began < self._ask_at and not at_once):
             return False
-        self._asked_at = self._clock()
-        return self._horizon is not None and self._store.delivered(self._name, self._horizon)
+        is_reached = self._store.delivered(self._name, self._horizon)
+        # What is left has to be looked through; the more there is, the longer that takes.
+        ended = self._clock()
+        self._ask_at = ended + max(_ASK_EVERY_S, (ended - began) / _ASKING)
+        return is_reached

@@ -22,6 +22,9 @@ _EVERY_S = 0.05
 #: Looking at all of the schedule takes this part of the time, at the most.
 _WHOLE_LOOKS = 0.05
 
+#: And looking at all takes this part; but this many seconds between two looks are always enough.
+_LOOKS, _LONGEST_S = 0.01, 0.2
+
 _MOST_ROWS = 1_000
 _MOST_BYTES = 4 * 1024 * 1024
 
@@ -65,7 +68,8 @@ class Timetable:
         self._start = agenda.clear_to
         due_in_s = float("inf") if agenda.due_in_s is None else max(agenda.due_in_s, 0.0)
         self._due_at = ended + due_in_s
-        self._next_at = min(self._due_at, ended + self._every_s)
+        every_s = max(self._every_s, min((ended - began) / _LOOKS, _LONGEST_S))
+        self._next_at = min(self._due_at, ended + every_s)
 
     def moved(self, moved: Moved, now: float) -> None:
         """Note a move: what was not moved for its bounds is moved next, at once."""

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -19,6 +19,7 @@ from outbox.publishers.base import (
     unavailable_topics,
 )
 from outbox.record import Page, Position, Record, payload_sizes
+from outbox.relay.caution import Caution
 from outbox.relay.held import Attempt, Division
 from outbox.relay.holding import Holding
 from outbox.relay.observer import Observer, Unobserved
@@ -95,10 +96,15 @@ class Term:
         # all have arrived: what lies behind a message that cannot be sent goes out again with every
         # attempt.
         self._limit = settings.in_flight_messages * (2 if publisher.transactional else 1)
-        self._allowed = 1 if cautious else self._limit
-        self._holding = holding or Holding(store.held, None, clock, random.Random())  # noqa: S311 - spreads retries
+        draw = random.Random()  # noqa: S311 - spreads retries
+        window = self._limit + settings.page_messages
+        self._caution = Caution(lease.trail, window, clock(), draw)
+        self._allowed = 1 if cautious or self._caution.is_on else self._limit
+        self._holding = holding or Holding(store.held, None, clock, draw)
+        self._holding.one_by_one = self._caution.is_on
         self._holding.begin(lease, cautious=cautious)
         self._has_tried = False
+        self._is_dying = False
         self._mark = ""
         self._prefix = f"{lease.log_id}/{lease.relay}/{lease.lane}/"
 
@@ -109,6 +115,7 @@ class Term:
         it only looks. `at_most` is what a limit allows the page to be.
         """
         self.check_lease()
+        read = read and not self.rest_s
         is_due = read and self._holding.is_due and not self._has_tried
         self._has_tried &= not read  # in between the log has its turn
         if is_due and not self._in_flight:
@@ -124,13 +131,44 @@ class Term:
             self._send(page)
         self._poll(0 if page is not None or not self._in_flight else wait_s)
         delivered = self._settle()
-        if delivered and not self._in_flight:
+        if self._caution.is_on:
+            self._go_carefully(delivered, asked=read and page is None)
+        elif delivered and not self._in_flight:
             self._allowed = min(self._allowed * 2, self._limit)
         self.save_if_due()
         if page is None:
             return Step(0, delivered)
         size = 0 if at_most is None else sum(payload_sizes(page.records))
         return Step(len(page.records), delivered, size)
+
+    # Where relays have died before
+
+    @property
+    def rest_s(self) -> float:
+        """Return for how long the term is to hand over nothing; 0 where it may."""
+        return self._caution.rest_s(self._clock())
+
+    @property
+    def is_careful(self) -> bool:
+        """Return whether any message may kill this process."""
+        return self._caution.is_on
+
+    @property
+    def handed(self) -> int | None:
+        """Return the number of the last message that was noted before it was handed over."""
+        return self._caution.handed
+
+    def _go_carefully(self, delivered: int, *, asked: bool) -> None:
+        """End the care once relays before cannot have had more on their way, or nothing is left."""
+        self._caution.passed(delivered)
+        if asked and not self._in_flight and not self._holding.is_due:
+            self._caution.caught_up()
+        self._holding.one_by_one = self._caution.is_on
+
+    def _note(self, seq: int) -> None:
+        if self._caution.is_on:
+            self._move(lambda at: self._store.suspect(self._lease, at, self._lease_s, seq))
+            self._caution.handed = seq
 
     def _poll(self, wait_s: float) -> None:
         try:
@@ -151,6 +189,9 @@ class Term:
             )
             self._observer.fenced()
             self.save()  # raises LeaseLost if another relay has the lane
+            raise
+        except MemoryError:
+            self._is_dying = True
             raise
 
     def _settle(self) -> int:
@@ -191,7 +232,10 @@ class Term:
         silent_s = self._silent_s
         if silent_s < _LONG_S:
             return None
-        return f"what was sent {silent_s:.0f} s ago is not acknowledged"
+        return (
+            f"what was sent to topic {self._in_flight.oldest_topic!r} {silent_s:.0f} s ago is not "
+            "acknowledged; `outbox-relay doctor` looks for the cause"
+        )
 
     @property
     def _silent_s(self) -> float:
@@ -223,6 +267,8 @@ class Term:
         if self._reader.lanes_changed:
             self._holding.share()
         division = self._holding.sift(page.records)
+        if division is None and self._caution.is_on:
+            division = self._condemned(page.records)
         while True:
             if division is not None:
                 page = self._hold(page, division)
@@ -237,14 +283,24 @@ class Term:
                 self._observer.sent(page)
                 return
 
+    def _condemned(self, records: Sequence[Record]) -> Division | None:
+        deaths = self._caution.deaths_by(records[0][0]) if records else 0
+        return self._holding.condemn(Record(*records[0]), deaths) if deaths else None
+
     def _publish(self, sent: SentPage) -> None:
+        self._note(sent.page.records[0][0])
         with self._at_the_broker():
             self._publisher.publish(
                 list(sent.page.records),
                 f"{self._prefix}{sent.page.batch}/",
                 sent,
-                self.check_lease,
+                self._meanwhile,
             )
+
+    def _meanwhile(self) -> None:
+        """Do what must be done every now and then while a page is being sent."""
+        self.check_lease()
+        self._reader.receive()
 
     def _refused(self, sent: SentPage, error: BrokerUnavailable | MessageRefused) -> Division:
         """Return what is to be held of a page that was refused before any of it was sent.
@@ -295,7 +351,7 @@ class Term:
         if self.unsaved:
             self.save()  # what is sent has no position of its own, and keeps none at the broker
         attempt = Attempt(group, self._mark)
-        self._holding.refuse_paused(attempt)
+        self._holding.screen(attempt, self._caution.deaths_by)
         try:
             self._deliver(attempt)
         finally:
@@ -324,6 +380,7 @@ class Term:
     def _hand_over(self, attempt: Attempt) -> None:
         """Give an attempt to the publisher, without positions, but for what it refuses at once."""
         while attempt.left:
+            self._note(attempt.left[0].record.seq)
             try:
                 with self._at_the_broker():
                     self._publisher.publish(attempt.records, "", attempt, self.check_lease)
@@ -369,7 +426,12 @@ class Term:
 
     def save(self) -> None:
         """Move the cursor to what is confirmed, and renew the lease."""
-        self._move(lambda position: self._store.save(self._lease, position, self._lease_s))
+        moved = self._in_flight.confirmed != self._lease.position
+        forgives = self._caution.forgives(moved=moved, calm=not self._in_flight)
+        write = self._store.forgive if forgives else self._store.save
+        self._move(lambda position: write(self._lease, position, self._lease_s))
+        if forgives:
+            self._caution.forget()
 
     def _move(self, write: Callable[[Position], None]) -> None:
         """Write what moves the cursor to what is confirmed and renews the lease."""
@@ -409,6 +471,8 @@ class Term:
         with self._observer.waiting("broker"):
             self._publisher.close()
         self._settle()
+        if self._is_dying:
+            return  # for whoever comes next this must not look like an end in order
         with suppress(LeaseLost, OutboxError), self._observer.waiting("database"):
             self._store.release(self._lease, self._in_flight.confirmed)
 

@@ -9,13 +9,14 @@ and begin again with `acquire`, since a database that crashed may use its transa
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from outbox.record import DeliveryMode, Mark, Page, Position
 from outbox.store.lanes import Lane
 from outbox.store.scheduling import Schedule, ScheduleAdmin
+from outbox.store.trail import Trail
 
 if TYPE_CHECKING:
     from outbox.store.held import HeldAdmin, HeldStore
@@ -42,6 +43,8 @@ class Lease:
     delivery: DeliveryMode = "at-least-once"
     #: Of this cursor, from its making or last rebase on.
     origin: str = ""
+    #: What relays have left behind that died here.
+    trail: Trail = field(default_factory=Trail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,13 @@ class LogReader(Protocol):
         taken the lane, LogInconsistent when the cursor does not fit the log any more.
         """
 
+    def receive(self) -> None:
+        """Take in what the database has sent of the page after this one, if anything.
+
+        For the caller to call while it is busy with a page: a database that cannot get rid of what
+        it has found finds nothing more. Never waits, never raises.
+        """
+
     @property
     def ended(self) -> bool:
         """Return whether the stream is none of the log's any more, and nothing of it is left."""
@@ -170,6 +180,19 @@ class Store(Protocol):
 
         Raises LeaseLost, having changed nothing, when the epoch is no longer ours.
         """
+
+    def suspect(self, lease: Lease, position: Position, lease_s: float, seq: int) -> None:
+        """Save as well that a message is about to be handed to the publisher, alone.
+
+        Should this process die before the next `save`, `forgive` or `release`, it is known with
+        which message it did. Raises LeaseLost.
+        """
+
+    def forgive(self, lease: Lease, position: Position, lease_s: float) -> None:
+        """Save, and forget the relays that died here. Raises LeaseLost."""
+
+    def survived(self, lease: Lease, seq: int) -> None:
+        """Say, without holding the lane any more, that handing a message over killed nobody."""
 
     def release(self, lease: Lease, position: Position) -> None:
         """Save the position and give the lane back at once. Raises LeaseLost."""

@@ -61,6 +61,9 @@ class SQLiteReader:
         """Return whether lanes were ever changed: others may have held messages of our keys."""
         return len(self._eras) > 1
 
+    def receive(self) -> None:
+        """Do nothing: nothing is asked for ahead."""
+
     def read(self, max_rows: int, max_bytes: int) -> Page | None:
         """Return the next page, or None."""
         with self._opened() as connection:

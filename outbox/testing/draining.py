@@ -147,6 +147,17 @@ class _StoreOfRows:
         """Remember how far it is, for the next term."""
         self._position = position
 
+    def suspect(self, lease: Lease, position: Position, lease_s: float, seq: int) -> None:  # noqa: ARG002 - the seam's signature
+        """Remember how far it is, for the next term."""
+        self._position = position
+
+    def forgive(self, lease: Lease, position: Position, lease_s: float) -> None:  # noqa: ARG002 - the seam's signature
+        """Remember how far it is, for the next term."""
+        self._position = position
+
+    def survived(self, lease: Lease, seq: int) -> None:
+        """Do nothing: nobody has died."""
+
     def release(self, lease: Lease, position: Position) -> None:  # noqa: ARG002 - the seam's signature
         """Remember how far it is, for the next term."""
         self._position = position
@@ -223,6 +234,9 @@ class _ReaderOfRows:
     def lanes_changed(self) -> bool:
         """Return False: there is one lane."""
         return False
+
+    def receive(self) -> None:
+        """Do nothing: all of it is here."""
 
     def read(self, max_rows: int, max_bytes: int) -> Page | None:
         """Return the next page, or None."""

@@ -257,6 +257,7 @@ class TestPace:
 
             def __init__(self, reader: Any) -> None:
                 self._reader = reader
+                self.receive = reader.receive
 
             def read(self, *bounds: int) -> Page | None:
                 now[0] += LEASE_S

@@ -90,6 +90,11 @@ class PostgreSQLReader:
             raise
         return page
 
+    def receive(self) -> None:
+        """Take in what the server has sent of the page that was asked for ahead."""
+        if self._asked is not None:
+            self._session.receive_some()
+
     @property
     def ended(self) -> bool:
         """Return whether the stream is none of the log's any more, and nothing of it is left."""
@@ -153,20 +158,22 @@ class PostgreSQLReader:
     def _read_on(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> Page:
         """Read on in a plan that is saved."""
         asked, self._asked = self._asked, None
-        ask = partial(self._ask_on, connection, max_rows, max_bytes)
+        ask = partial(self._ask_now, connection, max_rows, max_bytes)
         return self._took(*self._answered(ask, asked))
+
+    def _ask_now(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> _Answer:
+        with connection.pipeline():
+            return self._ask_on(connection, max_rows, max_bytes)
 
     def _ask_ahead(self, max_rows: int, max_bytes: int) -> None:
         with self._session.sending_ahead() as connection:
             self._asked = self._ask_on(connection, max_rows, max_bytes)
 
     def _ask_on(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> _Answer:
-        connection.execute("begin isolation level read committed")
+        # Within a pipeline these are one transaction, without a word to begin or to end it.
         connection.execute(BY_INDEX_AS_QUERY)
         late = self._plan.target.ended_since(self._plan.last)
-        answer = self._ask(connection, self._plan, late, self._after, max_rows, max_bytes)
-        connection.execute("rollback")
-        return answer
+        return self._ask(connection, self._plan, late, self._after, max_rows, max_bytes)
 
     def _read_new(
         self, connection: psycopg.Connection, max_rows: int, max_bytes: int

@@ -73,6 +73,14 @@ class Session:
             self._sent.enter_context(self.connection.pipeline())
             yield self.connection
 
+    def receive_some(self) -> None:
+        """Take what has come of what was sent ahead, without waiting for the rest.
+
+        The network's buffers are smaller than a page; the server waits while they are full.
+        """
+        with suppress(psycopg.Error):  # whatever is wrong, the next question will say
+            self.connection.pgconn.consume_input()
+
     def _receive(self) -> None:
         """Let the cursors of what was sent ahead have their rows."""
         sent, self._sent = self._sent, ExitStack()
