@@ -6,7 +6,7 @@ import pytest
 
 from outbox.http.health import Health
 from outbox.metrics.monitor import RelayMonitor
-from outbox.metrics.sample import LaneSample, Sample
+from outbox.metrics.sample import HeldSample, LaneSample, Sample
 
 NOW = 1_800_000_000.0
 
@@ -75,6 +75,31 @@ def test_a_loop_that_is_still_is_dead(stage: Stage) -> None:
     stage.monitor.pulse._last = (None, float("-inf"))
     assert stage.verdicts == (False, True, False)
     assert "has not turned" in (stage.health.live().reason or "")
+
+
+def test_dead_messages_and_closed_topics_are_told_and_make_no_relay_unhealthy(
+    stage: Stage,
+) -> None:
+    """A restart would not mend them, and what is not held flows."""
+    # Given a relay that works, beside whose log messages are dead and a topic is closed
+    stage.monitor.connected()
+    stage.monitor.began_term("default", 4)
+    stage.monitor.closed({"orders"})
+    held = HeldSample({"retrying": 1, "dead": 7}, {"dead": 90_000.0}, 7)
+    stage.monitor.sampled(Sample(NOW, (), 1, 1, held=held))
+    # When it is asked
+    healthy, everything = stage.health.whole()
+    # Then
+    assert healthy
+    assert stage.health.ready().ok
+    assert stage.health.live().ok
+    assert everything["held"] == {
+        "messages": {"retrying": 1, "dead": 7},
+        "oldest_seconds": {"dead": 90_000.0},
+        "stopped_keys": 7,
+    }
+    assert everything["closed_topics"] == ["orders"]
+    assert everything["delivery"] == "at-least-once"
 
 
 def test_the_whole_truth_has_all_that_is_known(stage: Stage) -> None:
