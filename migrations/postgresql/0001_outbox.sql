@@ -142,6 +142,12 @@ create table outbox_cursor (
     -- Equal to the row's own xmin unless the row came here by dump and restore.
     written_by  xid8        not null default pg_current_xact_id(),
     moved_at    timestamptz not null default clock_timestamp(),
+    -- How many relays in a row have died at this place. From the third on, messages are handed over
+    -- one by one, each noted before; and the message with which so many of them died is a suspect.
+    crashes        integer not null default 0,
+    handed_seq     bigint,
+    suspect_seq    bigint,
+    suspect_deaths integer not null default 0,
     constraint outbox_cursor_pkey primary key (relay, lane)
 ) with (fillfactor = 10);
 comment on table outbox_cursor is 'outbox-relay: how far each relay name has delivered, and who holds the lane';

@@ -93,6 +93,12 @@ create table outbox_cursor (
     -- Part of the name under which Kafka knows who publishes exactly once, and how far.
     origin      text not null default (lower(hex(randomblob(16)))),
     moved_at    real not null default ((julianday('now') - 2440587.5) * 86400.0),
+    -- How many relays in a row have died at this place. From the third on, messages are handed over
+    -- one by one, each noted before; and the message with which so many of them died is a suspect.
+    crashes        integer not null default 0,
+    handed_seq     integer,
+    suspect_seq    integer,
+    suspect_deaths integer not null default 0,
     primary key (relay, lane)
 ) without rowid;
 

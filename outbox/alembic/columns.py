@@ -113,6 +113,10 @@ def cursor(names: Names) -> Table:
         Column("delivery", Text),
         Column("origin", TextUuid),
         Column("moved_at", Moment),
+        Column("crashes", Integer),
+        Column("handed_seq", BigInteger),
+        Column("suspect_seq", BigInteger),
+        Column("suspect_deaths", Integer),
     )
 
 

@@ -74,10 +74,21 @@ class Divider:
             found.stopped.add(place)
 
 
-def expired(seq: int) -> Hold:
+def expired(seq: int, attempts: int = 0) -> Hold:
     """Return what becomes of a message whose time was over before its turn came."""
     reason = "its time was over (expires_at) before it could be sent"
-    return Hold(seq, "expired", blocks=False, fault="expired", error=reason)
+    return Hold(seq, "expired", blocks=False, attempts=attempts, fault="expired", error=reason)
+
+
+def deadly(record: Record, blocks: bool, attempts: int, deaths: int, rules: RetryRules) -> Hold:
+    """Return what becomes of a message that kills relays: only an operator has it tried again."""
+    seq, identity, topic, *_ = record
+    reason = (
+        f"message {identity} killed the relay {deaths} times: each time the process died while "
+        "this message, and no other, was being handed over"
+    )
+    blocks = blocks and rules.of(topic).after_failure == "block"
+    return Hold(seq, "dead", blocks, attempts + deaths, fault="crash", error=reason)
 
 
 def waiting(seq: int, place: Place | None, reason: str, attempts: int = 0) -> Hold:

@@ -6,14 +6,18 @@ import logging
 import random
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from outbox.config.retry_rules import RetryPolicy, RetryRules
+from outbox.errors import MessageRefused
 from outbox.record import Position, Record, any_expired
 from outbox.relay.held import (
     Attempt,
     Divider,
     Division,
     after_refusal,
+    deadly,
+    expired,
     group_of,
     places_in,
     waiting,
@@ -84,6 +88,8 @@ class Holding:
         self._mend_at = 0.0
         self._mended_to: Place | None = None
         self._group = _GROUP
+        #: Whether no two messages may be tried together.
+        self.one_by_one = False
 
     def begin(self, lease: Lease, *, cautious: bool) -> None:
         """Learn what the stream holds, at the beginning of a term."""
@@ -92,7 +98,7 @@ class Holding:
         self._lease = lease
         if not self.enabled:
             return
-        self._group = 1 if cautious else _GROUP
+        self._group = 1 if cautious or self.one_by_one else _GROUP
         self._shared = self._held.may_be_shared(lease)
         self._keys = self._held.stopped_keys(lease, _KNOWN_KEYS)
         for topic in self._held.waiting_topics(lease):
@@ -249,15 +255,34 @@ class Holding:
         wait_s = _LOOK_S if outlook.next_due_s is None else min(max(outlook.next_due_s, 0), _LOOK_S)
         self._look_at = self._clock() + (0 if self._waking else wait_s)
 
-    def refuse_paused(self, attempt: Attempt) -> None:
-        """Take out of an attempt what is of paused topics: from now on it waits for them."""
-        attempt.drop(
-            {
-                index: self._waiting(held)
-                for index, held in enumerate(attempt.left)
-                if held.record.topic in self._paused
-            }
-        )
+    def screen(self, attempt: Attempt, deaths_by: Callable[[int], int]) -> None:
+        """Take out of an attempt what is not to be sent: what is of paused topics waits for them,
+        and what expired since it was held is not tried again.
+
+        `deaths_by`: how many relays a message has killed, by its number.
+        """
+        fates: dict[int, Hold] = {}
+        for index, held in enumerate(attempt.left):
+            record = held.record
+            if record.expired:
+                fates[index] = expired(record.seq, held.attempts)
+            elif record.topic in self._paused:
+                fates[index] = self._waiting(held)
+            elif deaths := deaths_by(record.seq):
+                fates[index] = deadly(record, held.blocks, held.attempts, deaths, self._rules)
+        attempt.drop(fates)
+
+    def condemn(self, record: Record, deaths: int) -> Division:
+        """Hold the only message of a page for what it does to relays.
+
+        Raises MessageRefused where nothing is ever held.
+        """
+        key = record[3]
+        hold = deadly(record, key is not None, 0, deaths, self._rules)
+        if not self.enabled:
+            raise MessageRefused(cast("str", hold.error))
+        stopped = {(record[2], key)} if hold.blocks and key is not None else set()
+        return Division([], [hold], stopped, refused=1)
 
     def refuse(
         self, attempt: Attempt, reasons: Mapping[int, str], topics: Mapping[str, str]
@@ -309,7 +334,7 @@ class Holding:
             if held.record.seq in done and self._closed.pop(topic, None) is not None:
                 logger.info("topic %r is there again", topic, extra={"event": "relay.topic_open"})
                 self._waking.append(topic)
-        if attempt.is_complete:
+        if attempt.is_complete and not self.one_by_one:
             self._group = min(self._group * 2, _GROUP)
         _say(attempt.failed)
 
@@ -320,7 +345,7 @@ def _paused(topic: str) -> str:
 
 def _say(holds: Sequence[Hold]) -> None:
     """Say what is held for its own fault; of many at once, of the first."""
-    told = [hold for hold in holds if hold.fault == "message"]
+    told = [hold for hold in holds if hold.fault in ("message", "crash")]
     for hold in told[:1]:
         logger.warning(
             "%s. It is %s%s; see `outbox-relay held list`",

@@ -115,8 +115,10 @@ class Service:
 
     @property
     def due_in_s(self) -> float:
-        """Return for how long the limit of the rate lets nothing go; infinite where it does."""
-        return self._gate.due_in_s
+        """Return for how long nothing may go, by the limit of the rate or since a stream rests;
+        infinite where something may."""
+        rests = (term.rest_s for term in self.terms if term.is_careful)
+        return min([self._gate.due_in_s, *filter(None, rests)])
 
     @property
     def is_fit(self) -> bool:
@@ -253,6 +255,7 @@ class Service:
         for place, name in enumerate(order):
             may_read = is_open and name not in self._gate.paused
             may_read = may_read and (alone or (not read and held[name].ask_at <= self._clock()))
+            may_read = may_read and not self._waits_for_suspect(name)
             step = self._step(held[name], wait_s if alone else 0.0, read=may_read)
             self._gate.passed(step)
             delivered += step.delivered
@@ -266,6 +269,16 @@ class Service:
         if not alone and not (read or delivered) and wait_s:
             self._await_acknowledgement(wait_s)
         return Step(read, delivered)
+
+    def _waits_for_suspect(self, stream: str) -> bool:
+        """Return whether a stream is to hand over nothing now, since another has just done so: when
+        this process dies it must be certain of which message."""
+        term = self._seats[stream].term
+        return (
+            term is not None
+            and term.is_careful
+            and any(each.is_careful and each.in_flight for each in self.terms if each is not term)
+        )
 
     def _step(self, seat: Seat, wait_s: float, *, read: bool) -> Step:
         term = seat.term
@@ -368,6 +381,9 @@ class Service:
         self._forget(seat.stream)
 
     def _lose(self, seat: Seat) -> None:
+        if seat.term is not None and seat.term.handed is not None:
+            with suppress(OutboxError):
+                self._store.survived(seat.term.lease, seat.term.handed)
         self._end(seat)
         self._voice.lane_lost(seat.stream)
         seat.retry_at = self._clock() + STANDBY_INTERVAL_S

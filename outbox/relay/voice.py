@@ -30,6 +30,14 @@ class Voice:
         self._observer.began_term(lease.lane, lease.epoch)
         if lease.lane not in self._troubles:
             logger.info(
+        if lease.trail.is_careful:
+            logger.warning(
+                "%d relays in a row have died at this place of %s: messages go one by one from"
+                " here, until it is known whether one of them kills the relay",
+                lease.trail.crashes,
+                _named(lease.lane),
+                extra={"event": "relay.careful"},
+            )
                 "relay %s holds %s, epoch %d, from batch %d",
                 lease.relay,
                 _named(lease.lane),

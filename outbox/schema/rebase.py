@@ -369,7 +369,8 @@ def _write_cursor(
         f"""update {names["outbox_cursor"]}
                set plan_no = %(no)s, after_seq = %(floor)s, epoch = epoch + 1, owner = null,
                    lease_until = null, written_by = pg_current_xact_id(),
-                   moved_at = clock_timestamp(), origin = gen_random_uuid()
+                   moved_at = clock_timestamp(), origin = gen_random_uuid(),
+                   crashes = 0, handed_seq = null, suspect_seq = null, suspect_deaths = 0
              where relay = %(relay)s and lane = %(lane)s""",
         values,
     )

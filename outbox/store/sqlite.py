@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import datetime
 from typing import Literal, cast
 
@@ -45,11 +45,16 @@ from outbox.store.sqlite_audit import write_audit
 _PRUNED_AT_ONCE = 500
 
 
+from outbox.store.trail import Trail, follow
 class SQLiteStore:
     """The log in a SQLite file; implements Store and StoreAdmin."""
 
     def __init__(self, path: str, names: Names) -> None:
         self._path = path
+_SAVED = "after_seq = ?, lease_until = ?, moved_at = ?"
+#: In the order of Trail's fields.
+_TRAIL = "crashes = ?, handed_seq = ?, suspect_seq = ?, suspect_deaths = ?"
+
         self._names = names
         self._open: sqlite3.Connection | None = None
 
@@ -116,27 +121,31 @@ class SQLiteStore:
         """Take the lane if it is free, its lease has run out, or its owner is known to be dead."""
         with self._transaction() as connection:
             row = connection.execute(
-                f"""select owner, lease_until, after_seq, epoch, cluster_id, delivery, origin
+                f"""select owner, lease_until, after_seq, epoch, crashes, handed_seq, suspect_seq,
+                           suspect_deaths, cluster_id, delivery, origin
                       from {self._names["outbox_cursor"]} where relay = ? and lane = ?""",
                 (relay, lane),
             ).fetchone()
             if row is None:
                 self._complain_if_unknown(relay)
                 return None
-            holder, lease_until, after, epoch, *more = row
+            holder, lease_until, after, epoch, *left, cluster_id, delivery, origin = row
             expired = lease_until is None or lease_until < time.time()
             if not (holder is None or expired or holder == owner or is_certainly_dead(holder)):
                 return None
             self._check_sequence(connection, after)
             connection.execute(
-                f"""update {self._names["outbox_cursor"]} set owner = ?, epoch = ?, lease_until = ?
+                f"""update {self._names["outbox_cursor"]}
+                       set owner = ?, epoch = ?, lease_until = ?, {_TRAIL}
                      where relay = ? and lane = ?""",
-                (owner, epoch + 1, time.time() + lease_s, relay, lane),
+                (owner, epoch + 1, time.time() + lease_s, *astuple(trail), relay, lane),
             )
+            trail = follow(Trail(*left), holder, owner)
             (log_id,) = connection.execute(
                 f"select log_id from {self._names['outbox_meta']}"
             ).fetchone()
-        return Lease(relay, lane, epoch + 1, Position(BATCH, after), log_id, *more)
+        position = Position(BATCH, after)
+        return Lease(relay, lane, epoch + 1, position, log_id, cluster_id, delivery, origin, trail)
 
     def _complain_if_unknown(self, relay: str) -> None:
         if relay not in self.relays():
@@ -182,24 +191,52 @@ class SQLiteStore:
         """Go on from another position, and remember how."""
         self._write(
             lease,
-            "after_seq = ?, delivery = ?, lease_until = ?",
-            (position.seq, delivery, time.time() + lease_s),
+            f"after_seq = ?, delivery = ?, lease_until = ?, {_TRAIL}",
+            (position.seq, delivery, time.time() + lease_s, *astuple(trail)),
         )
-        return replace(lease, position=position, delivery=delivery)
+        trail = lease.trail if position == lease.position else Trail()
+        return replace(lease, position=position, delivery=delivery, trail=trail)
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Record what is delivered and renew the lease."""
         self._write(
             lease,
-            "after_seq = ?, lease_until = ?, moved_at = ?",
+            f"{_SAVED}, handed_seq = null",
             (position.seq, time.time() + lease_s, time.time()),
         )
 
     def release(self, lease: Lease, position: Position) -> None:
         """Save the position and give the lane back at once."""
-        self._write(lease, "after_seq = ?, owner = null, lease_until = null", (position.seq,))
+        self._write(
+            lease,
+            "after_seq = ?, owner = null, lease_until = null, handed_seq = null",
+            (position.seq,),
+        )
 
     def retire(self, lease: Lease) -> None:
+    def suspect(self, lease: Lease, position: Position, lease_s: float, seq: int) -> None:
+        """Save as well which message is handed over."""
+        self._write(
+            lease,
+            f"{_SAVED}, handed_seq = ?",
+            (position.seq, time.time() + lease_s, time.time(), seq),
+        )
+
+    def forgive(self, lease: Lease, position: Position, lease_s: float) -> None:
+        """Save, and forget the relays that died here."""
+        values = position.seq, time.time() + lease_s, time.time(), *astuple(Trail())
+        self._write(lease, f"{_SAVED}, {_TRAIL}", values)
+
+    def survived(self, lease: Lease, seq: int) -> None:
+        """Say that handing a message over killed nobody."""
+        with self._translated() as connection:
+            connection.execute(
+                f"""update {self._names["outbox_cursor"]}
+                       set suspect_seq = null, suspect_deaths = 0
+                     where relay = ? and lane = ? and suspect_seq = ?""",
+                (lease.relay, lease.lane, seq),
+            )
+
         """Forget a stream that is none of the present lanes' and has delivered everything."""
         with self._transaction() as connection:
             present = read_eras(connection, self._names)[-1]

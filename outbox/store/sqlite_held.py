@@ -223,13 +223,14 @@ class SQLiteHeld:
         weight = 0
         with self._reading() as connection:
             for row in connection.execute(
-                f"""select {_RECORD}, attempts, ? - held_at, blocks from {self._held}
+                f"""select {_RECORD}, expires_at <= ?, attempts, ? - held_at, blocks
+                      from {self._held}
                      where relay = ? and lane = ? and {condition} order by {order} limit ?""",
-                (time.time(), *_whose(lease), *values, limit),
+                (time.time(), time.time(), *_whose(lease), *values, limit),
             ):
                 weight += len(row[4] or b"") + len(row[7] or "") + 200
-                attempts, age_s, blocks = row[10:]
-                record = Record._make((*row[:10], None, weight))
+                expired, attempts, age_s, blocks = row[10:]
+                record = Record._make((*row[:10], expired, weight))
                 found.append(HeldRecord(record, attempts, age_s, bool(blocks)))
                 if weight >= max_bytes:
                     break

@@ -286,7 +286,7 @@ class PostgreSQLHeld:
     ) -> list[HeldRecord]:
         """Return at most `limit` messages, and no more once they weigh `max_bytes`."""
         rows = self._rows(
-            f"""select {_RECORD}, null::boolean, total, attempts,
+            f"""select {_RECORD}, expires_at <= statement_timestamp(), total, attempts,
                        extract(epoch from clock_timestamp() - held_at)::float8, blocks
                   from (select h.*, sum({_WEIGHT}) over (order by {order}
                                                          rows unbounded preceding) as total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import psycopg
@@ -26,10 +26,17 @@ from outbox.store.postgresql.schedule_admin import PostgreSQLScheduleAdmin
 from outbox.store.postgresql.sequence import check_sequence, sequence_state
 from outbox.store.postgresql.session import Session
 from outbox.store.postgresql.snapshot import Plan
+from outbox.store.trail import Trail, follow
 
 #: Delivered plans are deleted this many at a time, so that the journal stays small and the deletes
 #: are few.
 PRUNE_AFTER = 500
+
+#: By the names of Trail's fields.
+_TRAIL = (
+    "crashes = %(crashes)s, handed_seq = %(handed)s, suspect_seq = %(suspect)s, "
+    "suspect_deaths = %(deaths)s"
+)
 
 
 class PostgreSQLStore(PostgreSQLAdmin):
@@ -139,13 +146,14 @@ class PostgreSQLStore(PostgreSQLAdmin):
         cursor = self._names["outbox_cursor"]
         row = connection.execute(
             f"""select owner, coalesce(lease_until < clock_timestamp(), true),
-                       xmin::text = (written_by::text::numeric %% 4294967296)::text
+                       xmin::text = (written_by::text::numeric %% 4294967296)::text,
+                       crashes, handed_seq, suspect_seq, suspect_deaths
                   from {cursor} where relay = %s and lane = %s for update""",
             (relay, lane),
         ).fetchone()
         if row is None:
             return self._has_gone(relay)
-        holder, expired, native = cast("tuple[str | None, bool, bool]", row)
+        holder, expired, native, *left = cast("tuple[str | None, bool, bool, Any]", row)
         if not native:
             raise LogInconsistent(
                 f"the cursor of relay {relay!r} was restored from a dump or copied: the transaction"
@@ -154,12 +162,15 @@ class PostgreSQLStore(PostgreSQLAdmin):
             )
         if not (holder is None or expired or holder == owner or is_certainly_dead(holder)):
             return False
+        trail = follow(Trail(*left), holder, owner)
+        values = {"owner": owner, "lease_s": lease_s, "relay": relay, "lane": lane}
         connection.execute(
             f"""update {cursor}
-                   set owner = %s, epoch = epoch + 1, written_by = pg_current_xact_id(),
-                       lease_until = clock_timestamp() + make_interval(secs => %s)
-                 where relay = %s and lane = %s""",
-            (owner, lease_s, relay, lane),
+                   set owner = %(owner)s, epoch = epoch + 1, written_by = pg_current_xact_id(),
+                       lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
+                       {_TRAIL}
+                 where relay = %(relay)s and lane = %(lane)s""",
+            {**values, **asdict(trail)},
         )
         return True
 
@@ -206,13 +217,15 @@ class PostgreSQLStore(PostgreSQLAdmin):
 
     def _lease(self, connection: psycopg.Connection, relay: str, lane: str, log_id: str) -> Lease:
         row = connection.execute(
-            f"""select epoch, plan_no, after_seq, cluster_id, delivery, origin::text
+            f"""select epoch, plan_no, after_seq, cluster_id, delivery, origin::text, crashes,
+                       handed_seq, suspect_seq, suspect_deaths
                   from {self._names["outbox_cursor"]} where relay = %s and lane = %s""",
             (relay, lane),
         ).fetchone()
-        epoch, plan_no, after_seq, *more = cast("tuple[int, int, int, Any, Any, Any]", row)
+        epoch, plan_no, after_seq, *more = cast("tuple[Any, ...]", row)
         self._pruned_to = 0
-        return Lease(relay, lane, epoch, Position(plan_no, after_seq), log_id, *more)
+        position, known, trail = Position(plan_no, after_seq), more[:3], Trail(*more[3:])
+        return Lease(relay, lane, epoch, position, log_id, *known, trail=trail)
 
     def _plans(self, connection: psycopg.Connection, relay: str, lane: str) -> list[Plan]:
         """Return the plans not known to be delivered; the cursor's own is the first."""
@@ -259,22 +272,53 @@ class PostgreSQLStore(PostgreSQLAdmin):
         self, lease: Lease, position: Position, delivery: DeliveryMode, lease_s: float
     ) -> Lease:
         """Go on from another position, and remember how."""
+        trail = lease.trail if position == lease.position else Trail()
+        values = {**position._asdict(), "delivery": delivery, "lease_s": lease_s}
         with self.session.durable():
             self._write(
                 lease,
-                """plan_no = %(batch)s, after_seq = %(seq)s, delivery = %(delivery)s,
+                f"""plan_no = %(batch)s, after_seq = %(seq)s, delivery = %(delivery)s, {_TRAIL},
                    lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)""",
-                {**position._asdict(), "delivery": delivery, "lease_s": lease_s},
+                {**values, **asdict(trail)},
             )
-        return replace(lease, position=position, delivery=delivery)
+        return replace(lease, position=position, delivery=delivery, trail=trail)
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Record what is delivered and renew the lease."""
+        self._save(lease, position, lease_s, "handed_seq = null", {})
+
+    def suspect(self, lease: Lease, position: Position, lease_s: float, seq: int) -> None:
+        """Save as well which message is handed over."""
+        self._save(lease, position, lease_s, "handed_seq = %(handed)s", {"handed": seq})
+
+    def forgive(self, lease: Lease, position: Position, lease_s: float) -> None:
+        """Save, and forget the relays that died here."""
+        self._save(lease, position, lease_s, _TRAIL, asdict(Trail()))
+
+    def survived(self, lease: Lease, seq: int) -> None:
+        """Say that handing a message over killed nobody."""
+        with self.session.translated() as connection:
+            connection.execute(
+                f"""update {self._names["outbox_cursor"]}
+                       set suspect_seq = null, suspect_deaths = 0, written_by = pg_current_xact_id()
+                     where relay = %s and lane = %s and suspect_seq = %s""",
+                (lease.relay, lease.lane, seq),
+            )
+
+    def _save(
+        self,
+        lease: Lease,
+        position: Position,
+        lease_s: float,
+        assignments: str,
+        values: dict[str, object],
+    ) -> None:
         self._write(
             lease,
-            """plan_no = %(batch)s, after_seq = %(seq)s, moved_at = clock_timestamp(),
-               lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)""",
-            {"batch": position.batch, "seq": position.seq, "lease_s": lease_s},
+            f"""plan_no = %(batch)s, after_seq = %(seq)s, moved_at = clock_timestamp(),
+               lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
+               {assignments}""",
+            {"batch": position.batch, "seq": position.seq, "lease_s": lease_s, **values},
         )
         if position.batch - self._pruned_to >= PRUNE_AFTER:
             self._prune(lease, position.batch)
@@ -284,7 +328,7 @@ class PostgreSQLStore(PostgreSQLAdmin):
         self._write(
             lease,
             """plan_no = %(batch)s, after_seq = %(seq)s, moved_at = clock_timestamp(),
-               owner = null, lease_until = null""",
+               owner = null, lease_until = null, handed_seq = null""",
             {"batch": position.batch, "seq": position.seq},
         )
 

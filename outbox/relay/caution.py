@@ -1,0 +1,58 @@
+"""One term's care that a message does not kill relay after relay. Pure: no clock, no I/O."""
+
+from __future__ import annotations
+
+import random
+
+from outbox.store.trail import Trail
+
+#: For how long, in seconds, nothing is handed over before a message with which a relay has died:
+#: at random, so that what kills relays at a certain time of their lives does not meet it there.
+_REST_S = (0.5, 3.0)
+
+
+class Caution:
+    """What one term does about relays that died before it. Of no cost where none did.
+
+    `window`: how many messages the relays before may have had on their way at most.
+    """
+
+    def __init__(self, trail: Trail, window: int, now: float, draw: random.Random) -> None:
+        self._trail = trail
+        self._left = window if trail.is_careful else 0
+        suspicious = trail.is_careful and trail.suspect is not None
+        self._rest_until = now + draw.uniform(*_REST_S) if suspicious else now
+        #: The message that this term has noted last.
+        self.handed: int | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Return whether messages go one by one, each noted first."""
+        return self._left > 0
+
+    def rest_s(self, now: float) -> float:
+        """Return for how long nothing is to be handed over; 0 where anything may."""
+        return max(self._rest_until - now, 0.0) if self.is_on else 0.0
+
+    def deaths_by(self, seq: int) -> int:
+        """Return how many relays a message has killed, 0 as long as it may be chance."""
+        return self._trail.deaths if self.is_on and self._trail.proves(seq) else 0
+
+    def passed(self, messages: int) -> None:
+        """Note that messages were delivered."""
+        self._left = max(self._left - messages, 0)
+
+    def caught_up(self) -> None:
+        """Note that nothing is left that relays before can have died of."""
+        self._left = 0
+
+    def forgives(self, *, moved: bool, calm: bool) -> bool:
+        """Return whether the deaths before are to be forgotten.
+
+        `moved`: the cursor has moved in this term; `calm`: it lives, and nothing is on its way.
+        """
+        return self._trail.crashes > 0 and not self.is_on and (moved or calm)
+
+    def forget(self) -> None:
+        """Forget the deaths before."""
+        self._trail = Trail()
