@@ -28,8 +28,6 @@ class Voice:
     def lane_taken(self, lease: Lease) -> None:
         """Say that a lane is held, unless that is only the next attempt."""
         self._observer.began_term(lease.lane, lease.epoch)
-        if lease.lane not in self._troubles:
-            logger.info(
         if lease.trail.is_careful:
             logger.warning(
                 "%d relays in a row have died at this place of %s: messages go one by one from"
@@ -38,6 +36,8 @@ class Voice:
                 _named(lease.lane),
                 extra={"event": "relay.careful"},
             )
+        if lease.lane not in self._troubles:
+            logger.info(
                 "relay %s holds %s, epoch %d, from batch %d",
                 lease.relay,
                 _named(lease.lane),

@@ -38,23 +38,23 @@ from outbox.store.sqlite_lanes import Era, belonging, change, read_eras
 from outbox.store.sqlite_pauses import SQLitePauses
 from outbox.store.sqlite_reader import BATCH, SQLiteReader, newest_seq
 from outbox.store.sqlite_scheduling import SQLiteSchedule
+from outbox.store.trail import Trail, follow
 from outbox.version import __version__
 from outbox.store.sqlite_audit import write_audit
 
 #: Messages; a deletion of so many takes a few milliseconds, for which other writers wait.
 _PRUNED_AT_ONCE = 500
 
+_SAVED = "after_seq = ?, lease_until = ?, moved_at = ?"
+#: In the order of Trail's fields.
+_TRAIL = "crashes = ?, handed_seq = ?, suspect_seq = ?, suspect_deaths = ?"
 
-from outbox.store.trail import Trail, follow
+
 class SQLiteStore:
     """The log in a SQLite file; implements Store and StoreAdmin."""
 
     def __init__(self, path: str, names: Names) -> None:
         self._path = path
-_SAVED = "after_seq = ?, lease_until = ?, moved_at = ?"
-#: In the order of Trail's fields.
-_TRAIL = "crashes = ?, handed_seq = ?, suspect_seq = ?, suspect_deaths = ?"
-
         self._names = names
         self._open: sqlite3.Connection | None = None
 
@@ -134,13 +134,13 @@ _TRAIL = "crashes = ?, handed_seq = ?, suspect_seq = ?, suspect_deaths = ?"
             if not (holder is None or expired or holder == owner or is_certainly_dead(holder)):
                 return None
             self._check_sequence(connection, after)
+            trail = follow(Trail(*left), holder, owner)
             connection.execute(
                 f"""update {self._names["outbox_cursor"]}
                        set owner = ?, epoch = ?, lease_until = ?, {_TRAIL}
                      where relay = ? and lane = ?""",
                 (owner, epoch + 1, time.time() + lease_s, *astuple(trail), relay, lane),
             )
-            trail = follow(Trail(*left), holder, owner)
             (log_id,) = connection.execute(
                 f"select log_id from {self._names['outbox_meta']}"
             ).fetchone()
@@ -189,12 +189,12 @@ _TRAIL = "crashes = ?, handed_seq = ?, suspect_seq = ?, suspect_deaths = ?"
         self, lease: Lease, position: Position, delivery: DeliveryMode, lease_s: float
     ) -> Lease:
         """Go on from another position, and remember how."""
+        trail = lease.trail if position == lease.position else Trail()
         self._write(
             lease,
             f"after_seq = ?, delivery = ?, lease_until = ?, {_TRAIL}",
             (position.seq, delivery, time.time() + lease_s, *astuple(trail)),
         )
-        trail = lease.trail if position == lease.position else Trail()
         return replace(lease, position=position, delivery=delivery, trail=trail)
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
@@ -205,15 +205,6 @@ _TRAIL = "crashes = ?, handed_seq = ?, suspect_seq = ?, suspect_deaths = ?"
             (position.seq, time.time() + lease_s, time.time()),
         )
 
-    def release(self, lease: Lease, position: Position) -> None:
-        """Save the position and give the lane back at once."""
-        self._write(
-            lease,
-            "after_seq = ?, owner = null, lease_until = null, handed_seq = null",
-            (position.seq,),
-        )
-
-    def retire(self, lease: Lease) -> None:
     def suspect(self, lease: Lease, position: Position, lease_s: float, seq: int) -> None:
         """Save as well which message is handed over."""
         self._write(
@@ -237,6 +228,15 @@ _TRAIL = "crashes = ?, handed_seq = ?, suspect_seq = ?, suspect_deaths = ?"
                 (lease.relay, lease.lane, seq),
             )
 
+    def release(self, lease: Lease, position: Position) -> None:
+        """Save the position and give the lane back at once."""
+        self._write(
+            lease,
+            "after_seq = ?, owner = null, lease_until = null, handed_seq = null",
+            (position.seq,),
+        )
+
+    def retire(self, lease: Lease) -> None:
         """Forget a stream that is none of the present lanes' and has delivered everything."""
         with self._transaction() as connection:
             present = read_eras(connection, self._names)[-1]
