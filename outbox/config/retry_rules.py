@@ -60,6 +60,20 @@ class RetryPolicy:
         bound = min(self.max_s, self.first_s * 2.0 ** min(attempt - 1, 64))
         return draw.uniform(bound / 2, bound)
 
+    def span_s(self, attempts: int) -> tuple[float, float]:
+        """Return the least and the most time from the first attempt to number `attempts`.
+
+        >>> RetryPolicy().span_s(3), RetryPolicy(delay="fixed", first_s=5.0).span_s(3)
+        ((1.5, 3.0), (10.0, 10.0))
+        """
+        waits = max(attempts - 1, 0)
+        if self.delay != "exponential":
+            most_s = self.first_s if self.delay == "fixed" else self.max_s
+            return waits * self.first_s, waits * most_s
+        doubled = [min(self.max_s, self.first_s * 2.0**n) for n in range(min(waits, 64))]
+        bound = sum(doubled) + (waits - len(doubled)) * self.max_s
+        return bound / 2, bound
+
     def is_over(self, attempts: int, age_s: float) -> bool:
         """Return whether a message is dead after so many attempts, held for so long."""
         too_many = self.max_attempts is not None and attempts >= self.max_attempts
@@ -83,6 +97,21 @@ class RetryRules:
                 return policy
         return self.default
 
+    def shadowed(self) -> list[tuple[str, str]]:
+        """Return the patterns that are never used, each with the earlier one that takes its topics.
+
+        >>> rule = RetryPolicy()
+        >>> RetryRules(topics=(("pay*", rule), ("payments.*", rule), ("*", rule))).shadowed()
+        [('payments.*', 'pay*')]
+        """
+        patterns = [pattern for pattern, _ in self.topics if _is_pattern(pattern)]
+        return [
+            (pattern, earlier)
+            for number, pattern in enumerate(patterns)
+            for earlier in [next((e for e in patterns[:number] if _takes(e, pattern)), None)]
+            if earlier is not None
+        ]
+
     def shown(self) -> list[tuple[str, object]]:
         """Return name and value of every setting that is not the default's."""
         policies = [("retry", self.default, RetryPolicy())]
@@ -93,6 +122,19 @@ class RetryRules:
             for one in fields(RetryPolicy)
             if getattr(policy, one.name) != getattr(base, one.name)
         ]
+
+
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _takes(pattern: str, other: str) -> bool:
+    """Return whether all that matches `other` matches `pattern` too, as far as examples tell."""
+    if "[" in other:
+        return False
+    fillings = (("", "q"), ("z", "z"), ("qz-7.k", "_"))
+    examples = [other.replace("*", many).replace("?", one) for many, one in fillings]
+    return all(fnmatch.fnmatchcase(example, pattern) for example in examples)
 
 
 def read_retry(table: object) -> RetryRules:

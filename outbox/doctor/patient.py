@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from outbox.publishers.diagnosis import BrokerDiagnosis, Cluster, TopicState
     from outbox.store.base import RelayStatus
     from outbox.store.diagnosis import Cursor, Diagnosis, LaneUse, Sequence, Table, TopicUse
+    from outbox.store.held import HeldOverview
     from outbox.store.postgresql.diagnosis import PostgreSQLDiagnosis
     from outbox.store.sqlite_diagnosis import SQLiteDiagnosis
 
@@ -81,6 +82,11 @@ class Patient:
     def lanes(self) -> list[RelayStatus]:
         """Return how far every relay name is."""
         return self._once("lanes", self.database.progress)
+
+    def held(self) -> dict[str, HeldOverview]:
+        """Return what is held of every relay name."""
+        names = sorted({cursor.relay for cursor in self.cursors()})
+        return self._once("held", lambda: self.database.held_of(names))
 
     def lane_use(self) -> LaneUse:
         """Return the lanes of the log, and which of them messages name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -10,7 +10,10 @@ from outbox.errors import OutboxError
 from outbox.schema.check import Finding
 from outbox.schema.version import Component
 from outbox.store.base import Blocker, RelayStatus
+from outbox.store.held import HeldOverview
 from outbox.store.lanes import Lane
+from outbox.store.pauses import Pause
+from outbox.store.scheduling import ScheduleStatus
 
 #: So many waiting messages, of each relay name and kind, and so many of the latest are looked at
 #: to learn which topics are in use.
@@ -202,6 +205,15 @@ class Diagnosis(Protocol):
 
     def lane_use(self) -> LaneUse:
         """Return the lanes, and which of them messages name."""
+
+    def held_of(self, relays: Iterable[str]) -> dict[str, HeldOverview]:
+        """Return what is held of each of these relay names."""
+
+    def waits(self) -> ScheduleStatus:
+        """Return how much is scheduled, and when the first of it is due."""
+
+    def pauses_in_force(self) -> tuple[list[Pause], float]:
+        """Return every pause, and the time now."""
 
     def holders(self) -> list[Blocker]:
         """Return the transactions that hold messages."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from outbox.schema.check import Finding, check_sqlite
 from outbox.schema.version import Component
 from outbox.store.base import Blocker, RelayStatus
 from outbox.store.diagnosis import SAMPLE, Cursor, LaneUse, Sequence, Server, Skew, TopicUse
+from outbox.store.held import HeldOverview
+from outbox.store.pauses import Pause
+from outbox.store.scheduling import ScheduleStatus
 from outbox.store.sqlite import SQLiteStore
 
 #: A file that somebody writes to for longer than this, in seconds, is not waited for.
@@ -155,6 +158,21 @@ class SQLiteDiagnosis(SQLiteStore):
         """Return the lanes, and which of them messages name."""
         with self._looking():
             return LaneUse(tuple(self.lanes()), self.other_lanes(0)[0])
+
+    def held_of(self, relays: Iterable[str]) -> dict[str, HeldOverview]:
+        """Return what is held of each of these relay names."""
+        with self._looking():
+            return {relay: self.held_admin().overview(relay) for relay in relays}
+
+    def waits(self) -> ScheduleStatus:
+        """Return how much is scheduled, and when the first of it is due."""
+        with self._looking():
+            return self.schedule().status()
+
+    def pauses_in_force(self) -> tuple[list[Pause], float]:
+        """Return every pause, and the time now."""
+        with self._looking():
+            return self.pauses().in_force(), time.time()
 
     def holders(self) -> list[Blocker]:
         """Return nothing: an open transaction keeps other writers out, and holds no messages."""

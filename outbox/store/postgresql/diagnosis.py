@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -34,13 +34,17 @@ from outbox.store.diagnosis import (
     Transaction,
     Transactions,
 )
+from outbox.store.held import HeldOverview
 from outbox.store.lanes import Topology
+from outbox.store.pauses import Pause
 from outbox.store.postgresql.admin import PostgreSQLAdmin
 from outbox.store.postgresql.lanes import read_topologies
 from outbox.store.postgresql.plans import scans
+from outbox.store.postgresql.schedule_admin import PostgreSQLScheduleAdmin
 from outbox.store.postgresql.sequence import LAST_VALUE
 from outbox.store.postgresql.session import BY_INDEX, Session
 from outbox.store.postgresql.undelivered import since, undelivered
+from outbox.store.scheduling import ScheduleStatus
 
 #: How every look begins. `set local`, since a pooler would hand on anything else to strangers.
 _BEGIN = """begin isolation level read committed {};
@@ -296,6 +300,21 @@ class PostgreSQLDiagnosis(PostgreSQLAdmin):
         """Return the lanes, and which of them messages name."""
         with self._looking():
             return LaneUse(tuple(self.lanes()), self.other_lanes(0)[0])
+
+    def held_of(self, relays: Iterable[str]) -> dict[str, HeldOverview]:
+        """Return what is held of each of these relay names."""
+        with self._looking():
+            return {relay: self.held_admin().overview(relay) for relay in relays}
+
+    def waits(self) -> ScheduleStatus:
+        """Return how much is scheduled, and when the first of it is due."""
+        with self._looking():
+            return PostgreSQLScheduleAdmin(self.session, self._names).status()
+
+    def pauses_in_force(self) -> tuple[list[Pause], float]:
+        """Return every pause, and the time now."""
+        with self._looking():
+            return self.pauses().in_force(), time.time()
 
     def holders(self) -> list[Blocker]:
         """Return the transactions that hold messages."""
