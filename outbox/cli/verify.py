@@ -209,6 +209,9 @@ def _asides(topic: TopicReport) -> list[str]:
     for count, what in (
         (topic.waiting, "not delivered yet"),
         (topic.held, "held"),
+        (topic.expired, "expired before they could be sent"),
+        (topic.discarded, "discarded by an operator"),
+        (topic.replaced, "replaced by an operator with other messages"),
         (topic.earlier, "written before the relay name began"),
         (topic.no_longer_there, "delivered, and no longer kept by the topic"),
         (topic.resent, "sent again after an interruption, in one piece"),

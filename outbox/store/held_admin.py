@@ -190,7 +190,9 @@ class HeldActions:
             self._execute(
                 connection,
                 f"""update {self._held}
-                       set state = 'retrying', attempts = 0, fault = null,
+                       set expires_at = case when state = 'expired' then null
+                                             else expires_at end,
+                           state = 'retrying', attempts = 0, fault = null,
                            next_attempt_at = {{now}}, held_at = {{now}}, changed_at = {{now}}
                      where relay = :relay and state <> 'blocked' and seq in ({_listed(seqs)})""",
                 {"relay": which.relay},
@@ -230,7 +232,8 @@ class HeldActions:
                 return False
             if moved and which.key is not None and not self._has_head(connection, which, relay):
                 self._promote(connection, relay, which.lane, which.topic, which.key)
-            told = replace(action, what={**action.what, "replaced_by": new.id})
+            what = {**action.what, "replaced_by": new.id, "topic": new.topic}
+            told = replace(action, what=what)
             self._note_removal(connection, told, [which.seq], [which.id])
         return True
 

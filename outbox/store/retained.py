@@ -7,7 +7,7 @@ that no pass over a large log holds back vacuum or the emptying of old slots.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from outbox.record import Record
     from outbox.store.held import Action
+    from outbox.store.lanes import Topology
 
 #: In seconds: how far two messages with neighbouring numbers may be from the order of their times.
 #: The number is drawn and the clock is read a moment apart, and a server may be frozen in between.
@@ -26,8 +27,11 @@ class Standing(enum.IntEnum):
 
     WAITING = 0
     DELIVERED = 1
-    HELD = 2  # the cursor has passed it, and it was put aside: retrying, blocked, dead, expired
+    HELD = 2  # the cursor has passed it, and it was put aside: retrying, blocked, dead
     EARLIER = 3  # written before the relay name began
+    EXPIRED = 4  # held, since its time was over
+    DISCARDED = 5  # an operator has deleted it: it will never be sent
+    REPLACED = 6  # another message, with another id, goes in its place
 
 
 class Entry(NamedTuple):
@@ -40,6 +44,32 @@ class Entry(NamedTuple):
     tombstone: bool
     created_at: float
     standing: int
+    lane: str | None = None  # as the message names it
+
+
+class Removal(NamedTuple):
+    """Messages that an operator has taken out of the way, and how they stand since.
+
+    `id`, `topic`: of the message that goes in place of one.
+    """
+
+    seqs: list[int]
+    standing: Standing
+    id: bytes | None = None
+    topic: str | None = None
+
+
+#: How messages stand after a command, as the audit calls it.
+_REMOVING = {"held discard": Standing.DISCARDED, "held edit": Standing.REPLACED}
+REMOVING_COMMANDS = tuple(_REMOVING)
+
+
+def removal(command: str, what: Mapping[str, Any]) -> Removal:
+    """Return what a row of the audit tells."""
+    standing = _REMOVING[command]
+    if standing is Standing.DISCARDED:
+        return Removal(what["seqs"], standing)
+    return Removal(what["seqs"], standing, identity(what["replaced_by"]), what["topic"])
 
 
 class Label(NamedTuple):
@@ -115,6 +145,16 @@ class RetainedLog(Protocol):
 
     def entries(self, reach: Reach, after: int, limit: int) -> list[Entry]:
         """Return the next messages behind the number `after`, in order of seq; none at the end."""
+
+    def removals(self, relay: str, after: int, limit: int) -> tuple[list[Removal], int | None]:
+        """Return what operators have removed of this log's messages, the first `limit` times.
+
+        In the order in which it was done, behind the mark `after`, 0 at first. Also returns the
+        next mark, None at the end.
+        """
+
+    def topologies(self) -> list[Topology]:
+        """Return the lanes there have been, the present ones last."""
 
     def labels(self, seqs: Collection[int]) -> dict[int, Label]:
         """Return what the messages of these numbers are called; those that are there."""

@@ -11,15 +11,18 @@ from outbox.errors import ConfigurationError
 from outbox.record import Record
 from outbox.store.base import unknown_relay
 from outbox.store.retained import (
+    REMOVING_COMMANDS,
     Entry,
     Facts,
     Label,
     Match,
     Reach,
+    Removal,
     Selection,
     Standing,
     identity,
     number_before,
+    removal,
 )
 from outbox.store.sqlite import SQLiteStore
 from outbox.store.sqlite_audit import write_audit
@@ -27,6 +30,7 @@ from outbox.store.sqlite_lanes import condition, read_eras
 
 if TYPE_CHECKING:
     from outbox.store.held import Action
+    from outbox.store.lanes import Topology
 
 
 class SQLiteRetainedLog(SQLiteStore):
@@ -62,7 +66,7 @@ class SQLiteRetainedLog(SQLiteStore):
         """Return the next messages behind the number `after`."""
         rows = self._rows(
             f"""select m.seq, m.id, m.topic, m.key, m.payload is null, m.created_at,
-                       {self._standing(reach)}
+                       {self._standing(reach)}, m.lane
                   from {self._names["outbox_message"]} as m
                  where m.seq > :after order by m.seq limit :limit""",
             {**_values(reach), "after": after, "limit": limit},
@@ -75,9 +79,11 @@ class SQLiteRetainedLog(SQLiteStore):
         return f"""
             case when m.created_at < :starts_at then {Standing.EARLIER:d}
                  when {waiting} then {Standing.WAITING:d}
-                 when exists (select 1 from {self._names["outbox_held"]} as h
-                               where h.relay = :relay and h.seq = m.seq) then {Standing.HELD:d}
-                 else {Standing.DELIVERED:d} end"""
+                 else coalesce((select case h.state when 'expired' then {Standing.EXPIRED:d}
+                                                    else {Standing.HELD:d} end
+                                  from {self._names["outbox_held"]} as h
+                                 where h.relay = :relay and h.seq = m.seq),
+                               {Standing.DELIVERED:d}) end"""
 
     def matching(
         self, reach: Reach, selection: Selection, after: int, limit: int
@@ -117,6 +123,32 @@ class SQLiteRetainedLog(SQLiteStore):
         """Note in the audit what is done to so many messages."""
         with self._transaction() as connection:
             write_audit(connection, self._names, action, messages)
+
+    def removals(self, relay: str, after: int, limit: int) -> tuple[list[Removal], int | None]:
+        """Return what operators have removed of this log's messages."""
+        rows = self._rows(
+            f"""select a.id, a.command, a.what
+                  from {self._names["outbox_audit"]} as a
+                 where a.id > :after
+                   and a.command in (select value from json_each(:commands))
+                   and json_extract(a.what, '$.relay') = :relay
+                   and json_extract(a.what, '$.log') = (select log_id
+                                                          from {self._names["outbox_meta"]})
+                 order by a.id limit :limit""",
+            {
+                "after": after,
+                "commands": json.dumps(list(REMOVING_COMMANDS)),
+                "relay": relay,
+                "limit": limit,
+            },
+        )
+        found = [removal(command, json.loads(what)) for _, command, what in rows]
+        return found, rows[-1][0] if len(rows) == limit else None
+
+    def topologies(self) -> list[Topology]:
+        """Return the lanes there have been, the present ones last."""
+        with self._translated() as connection:
+            return [era.lanes for era in read_eras(connection, self._names)]
 
     def labels(self, seqs: Collection[int]) -> dict[int, Label]:
         """Return what the messages of these numbers are called."""

@@ -17,7 +17,8 @@ from outbox.verify.order import ends_of_runs, out_of_place, stragglers
 from outbox.verify.records import key_number
 
 if TYPE_CHECKING:
-    from outbox.store.retained import Entry
+    from outbox.store.retained import Entry, Removal
+    from outbox.verify.courses import Courses
     from outbox.verify.records import Occurrence
 
 _CACHE_KIB = 32 * 1024
@@ -25,8 +26,13 @@ _CACHE_KIB = 32 * 1024
 _TABLES = """
     create table topic (no integer primary key, name text unique);
     create table message (seq integer primary key, id blob, topic integer, key integer,
-                          created real, standing integer, tombstone integer);
+                          created real, standing integer, tombstone integer, lane integer);
 """
+
+
+#: How messages stand that the cursor has passed, and that are held no more.
+PASSED = (Standing.DELIVERED, Standing.DISCARDED, Standing.REPLACED)
+_PASSED = ", ".join(str(int(standing)) for standing in PASSED)
 
 
 class Seen(NamedTuple):
@@ -47,6 +53,7 @@ class NotFound(NamedTuple):
     created_at: float
     tombstone: bool
     followed: bool  # by a later message of its key
+    standing: Standing  # delivered, or removed by an operator
 
 
 _SEEN = "part, off, id, batch, seq, message"
@@ -63,6 +70,7 @@ class Ledger:
             f"pragma cache_size = -{_CACHE_KIB}; {_TABLES}"
         )
         self._topics: dict[str, int] = {}
+        self._lanes: dict[str | None, int] = {}
 
     def close(self) -> None:
         """Delete it."""
@@ -80,7 +88,7 @@ class Ledger:
     def add_entries(self, entries: Iterable[Entry]) -> None:
         """Take messages of the log."""
         self._write(
-            "insert into message values (?, ?, ?, ?, ?, ?, ?)",
+            "insert into message values (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (
                     entry.seq,
@@ -90,10 +98,28 @@ class Ledger:
                     entry.created_at,
                     entry.standing,
                     entry.tombstone,
+                    self._lanes.setdefault(entry.lane, len(self._lanes)),
                 )
                 for entry in entries
             ),
         )
+
+    def remove(self, removal: Removal, topics: Collection[str]) -> None:
+        """Note that an operator has removed messages that are taken for delivered.
+
+        The message that goes in place of one is looked for instead, with its id and in its topic;
+        if that is none of `topics` (empty: all of them), neither is.
+        """
+        these = f"seq = ? and standing in ({_PASSED})"
+        values: tuple[object, ...] = ()
+        if removal.topic is None or removal.id is None:
+            change = f"update message set standing = {removal.standing:d}"
+        elif topics and removal.topic not in topics:
+            change = "delete from message"
+        else:
+            change = f"update message set standing = {removal.standing:d}, id = ?, topic = ?"
+            values = (removal.id, self._topic(removal.topic))
+        self._write(f"{change} where {these}", ((*values, seq) for seq in removal.seqs))
 
     def _topic(self, name: str) -> int:
         return self._topics.setdefault(name, len(self._topics))
@@ -101,7 +127,8 @@ class Ledger:
     def topics(self) -> list[str]:
         """Return the topics of the messages; no more messages are taken after that."""
         self._db.execute("create index if not exists message_id on message (topic, id)")
-        return sorted(self._topics)
+        sql = "select exists (select 1 from message where topic = ?)"
+        return sorted(topic for topic, no in self._topics.items() if self._one(sql, no))
 
     def seqs(self, kept_since: float) -> tuple[int, int]:
         """Return the range of numbers of which no message was removed since `kept_since`."""
@@ -187,9 +214,10 @@ class Ledger:
         followed = """m.key is not null and exists (select 1 from message as l
                         where l.topic = m.topic and l.key = m.key and l.seq > m.seq)"""
         rows = self._db.execute(
-            f"""select m.seq, m.created, m.tombstone, {followed if compacted else "false"}
+            f"""select m.seq, m.created, m.tombstone, {followed if compacted else "false"},
+                       m.standing
                   from message as m
-                 where m.topic = ? and m.standing = {Standing.DELIVERED:d}
+                 where m.topic = ? and m.standing in ({_PASSED})
                    and not exists (select 1 from seen as s where s.message = m.seq)
                    and (select count(*) from message as t where t.topic = m.topic and t.id = m.id)
                      > (select count(*) from message as t cross join seen as s
@@ -197,19 +225,24 @@ class Ledger:
                  order by m.seq""",
             (number,),
         )
-        for seq, created, tombstone, later in rows:
-            yield NotFound(seq, created, bool(tombstone), bool(later))
+        for seq, created, tombstone, later, standing in rows:
+            yield NotFound(seq, created, bool(tombstone), bool(later), Standing(standing))
 
-    def out_of_order(self) -> Iterator[Seen]:
+    def out_of_order(self, courses: Courses) -> Iterator[Seen]:
         """Yield first records that lie behind a later one of their key, by their positions."""
+        lanes = dict(zip(self._lanes.values(), self._lanes, strict=True))
         rows = self._db.execute(
-            f"""select s.stream, m.key, s.{_SEEN.replace(", ", ", s.")}
+            f"""select m.lane, s.stream, m.key, s.{_SEEN.replace(", ", ", s.")}
                   from seen as s join message as m on m.seq = s.message
                  where s.nth = 1 and s.stream is not null and m.key is not null
-                 order by s.part, s.stream, m.key, s.off"""
+                 order by s.part, m.key, s.off"""
         )
         return stragglers(
-            ((seen[0], stream, key), (seen[3], seen[4]), Seen(*seen)) for stream, key, *seen in rows
+            (
+                ((seen[0], key), (lanes[lane], stream), (seen[3], seen[4]), Seen(*seen))
+                for lane, stream, key, *seen in rows
+            ),
+            lambda course, generation: courses.turn(*course, generation),
         )
 
     def misplaced(self, current: Collection[int]) -> Iterator[Seen]:
@@ -218,9 +251,9 @@ class Ledger:
             f"""select {_SEEN} from seen as s
                  where {_among(current)} and message is not null
                    and (message <> seq
-                        or batch <> (select f.batch from seen as f
-                                      where f.message = s.message and f.stream = s.stream
-                                      order by f.nth limit 1))
+                        or (stream, batch) <> (select f.stream, f.batch from seen as f
+                                                where f.message = s.message and {_among(current)}
+                                                order by f.nth limit 1))
                  order by part, off"""
         )
         return (Seen(*row) for row in rows)
@@ -242,20 +275,22 @@ class Ledger:
                 where nth = 1 and stream is not null and message is not null
                 order by part, stream, off desc"""
         )
-        self._db.execute("create table run (message integer primary key, batch, seq)")
+        self._db.execute("create table run (message integer primary key, stream, batch, seq)")
         self._write(
-            "insert into run values (?, ?, ?)",
+            "insert into run values (?, ?, ?, ?)",
             (
-                (message, *end)
-                for message, end in ends_of_runs(
-                    ((row[0], row[1]), (row[2], row[3]), bool(row[4]), row[5]) for row in firsts
+                (*item, *end)
+                for item, end in ends_of_runs(
+                    ((row[0], row[1]), (row[2], row[3]), bool(row[4]), (row[5], row[1]))
+                    for row in firsts
                 )
             ),
         )
         rows = self._db.execute(
             f"""select s.stream, s.nth, coalesce(r.batch, s.batch), coalesce(r.seq, s.seq),
                        s.{_SEEN.replace(", ", ", s.")}
-                  from seen as s left join run as r on r.message = s.message
+                  from seen as s
+                  left join run as r on r.message = s.message and r.stream = s.stream
                  where s.stream is not null and s.message is not null
                  order by s.part, s.stream, s.off"""
         )

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
 Group = TypeVar("Group", bound=Hashable)
 Item = TypeVar("Item")
 Place = tuple[int, int]
+Course = tuple[str | None, int]
 
 
-def stragglers(records: Iterable[tuple[Group, Place, Item]]) -> Iterator[Item]:
-    """Yield those that lie behind one of their group with a higher place.
+def stragglers(
+    records: Iterable[tuple[Group, Course, Place, Item]],
+    turn: Callable[[Course, int], int | None],
+) -> Iterator[Item]:
+    """Yield those that lie behind one of their group that was to follow them.
 
-    `records` come group by group, each in the order of the topic.
+    `records` come group by group, each in the order of the topic. A course is a lane and a stream:
+    within a stream places rise, and from stream to stream a lane's messages go in the order of the
+    generations in which they go by it: `turn` tells the first one from another one on, None if
+    there is none any more.
 
-    >>> list(stragglers([("a", (1, 5), "x"), ("a", (2, 3), "y"), ("a", (1, 9), "z")]))
+    >>> at = lambda place, item, stream=7: ("key", (None, stream), place, item)
+    >>> list(stragglers([at((1, 5), "x"), at((2, 3), "y"), at((1, 9), "z")], lambda *_: 0))
+    ['z']
+    >>> turns = {7: 0, 8: 1}
+    >>> ends = lambda course, now: turns[course[1]] if turns[course[1]] >= now else None
+    >>> list(stragglers([at((1, 5), "x"), at((1, 7), "y", 8), at((1, 6), "z")], ends))
     ['z']
     """
     now: Group | None = None
-    highest: Place = (-1, -1)
-    for group, place, item in records:
+    highest: dict[int, Place] = {}
+    generations: dict[str | None, int] = {}
+    for group, course, place, item in records:
         if group != now:
-            now, highest = group, (-1, -1)
-        if place < highest:
+            now, highest, generations = group, {}, {}
+        lane, stream = course
+        generation = turn(course, generations.get(lane, 0))
+        if generation is None or place < highest.get(stream, place):
             yield item
-        highest = max(highest, place)
+        highest[stream] = max(highest.get(stream, place), place)
+        generations[lane] = generations.get(lane, 0) if generation is None else generation
 
 
 def ends_of_runs(firsts: Iterable[tuple[Group, Place, bool, Item]]) -> Iterator[tuple[Item, Place]]:

@@ -32,9 +32,9 @@ class Streams:
         self._log_id = log_id
         self._relay = relay
         self._numbers: dict[str, int | None] = {}
-        #: The numbers of streams that belong to the log as it is now. Its id is renewed when its
+        #: Streams that belong to the log as it is now, by their numbers. Its id is renewed when its
         #: numbers may be given out anew, and what older ones say can no longer be checked.
-        self.current: set[int] = set()
+        self.current: dict[int, str] = {}
 
     def number(self, prefix: str) -> int | None:
         """Return the number of `<log id>/<relay>/<lane>`; None for another relay name's."""
@@ -44,11 +44,12 @@ class Streams:
 
     def _new(self, prefix: str) -> int | None:
         log_id, _, rest = prefix.partition("/")
-        if rest.partition("/")[0] != self._relay:
+        relay, _, stream = rest.partition("/")
+        if relay != self._relay:
             return None
         number = len(self._numbers)
         if log_id == self._log_id:
-            self.current.add(number)
+            self.current[number] = stream
         return number
 
 

@@ -30,11 +30,12 @@ class TopicReport:
     """What was compared of one topic, in messages of the log and in records of the topic.
 
     `messages` are those of the log that were looked at; of them `found`, `missing` and
-    `no_longer_there` (before the beginning of the topic, or compacted away) are delivered,
-    `waiting`, `held` and `earlier` are not expected in the topic. `again` are records of messages
-    that came before: `resent` in one piece after an interruption, `requeued` on purpose and without
-    a position, and `repeated`, which nothing explains. `foreign` records are not of this log and
-    relay name.
+    `no_longer_there` (before the beginning of the topic, or compacted away) are delivered.
+    `waiting`, `held`, `expired` and `earlier` are not expected in the topic, nor are those that an
+    operator has `discarded`; in place of those that were `replaced`, the other message is. `again`
+    are records of messages that came before: `resent` in one piece after an interruption,
+    `requeued` on purpose and without a position, and `repeated`, which nothing explains. `foreign`
+    records are not of this log and relay name.
     """
 
     topic: str
@@ -46,6 +47,9 @@ class TopicReport:
     waiting: int = 0
     held: int = 0
     earlier: int = 0
+    expired: int = 0
+    discarded: int = 0
+    replaced: int = 0
     records: int = 0
     again: int = 0
     resent: int = 0

@@ -8,7 +8,7 @@ since, and is looked up once more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -16,7 +16,8 @@ from uuid import UUID
 
 from outbox.errors import ConfigurationError
 from outbox.store.retained import DISORDER_S, Standing
-from outbox.verify.ledger import Ledger, NotFound, Seen
+from outbox.verify.courses import Courses
+from outbox.verify.ledger import PASSED, Ledger, NotFound, Seen
 from outbox.verify.partitions import partition_of
 from outbox.verify.records import Streams, occurrence
 from outbox.verify.report import Finding, Kind, Report, TopicReport
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _ENTRIES_AT_ONCE = 10_000
 _LABELS_AT_ONCE = 1_000
+_REMOVALS_AT_ONCE = 100
 
 #: In seconds: how far the clocks of the database, the relay and the broker may be apart.
 CLOCKS_APART_S = 300.0
@@ -77,6 +79,8 @@ def verify(
         reach = log.reach(scope.relay)
         _check_cluster(reach, kafka.cluster_id())
         _read_log(log, reach, scope, ledger, progress)
+        # After the log: what was held a moment ago may have been discarded since.
+        _read_removals(log, scope, ledger)
         for topic in sorted({*ledger.topics(), *scope.topics}):
             comparison = _Comparison(log, kafka, ledger, scope, topic, progress)
             report.topics.append(comparison.run())
@@ -105,6 +109,14 @@ def _read_log(
         # Numbers and times agree but for DISORDER_S.
         if scope.until is not None and entries[0].created_at > scope.until + DISORDER_S:
             break
+
+
+def _read_removals(log: RetainedLog, scope: Scope, ledger: Ledger) -> None:
+    mark: int | None = 0
+    while mark is not None:
+        removals, mark = log.removals(scope.relay, mark, _REMOVALS_AT_ONCE)
+        for removal in removals:
+            ledger.remove(removal, scope.topics)
 
 
 @dataclass
@@ -138,7 +150,9 @@ class _Comparison:
         report.waiting = standings.get(Standing.WAITING, 0)
         report.held = standings.get(Standing.HELD, 0)
         report.earlier = standings.get(Standing.EARLIER, 0)
-        report.found = standings.get(Standing.DELIVERED, 0)
+        report.expired = standings.get(Standing.EXPIRED, 0)
+        report.replaced = standings.get(Standing.REPLACED, 0)
+        report.found = sum(standings.get(standing, 0) for standing in PASSED)
 
     def _read(self, report: TopicReport, spans: list[Span], streams: Streams) -> None:
         self.ledger.begin_topic()
@@ -168,6 +182,9 @@ class _Comparison:
             labels = self.log.labels([message.seq for message in chunk])
             for message in chunk:
                 report.found -= 1
+                if message.standing is Standing.DISCARDED:
+                    report.discarded += 1
+                    continue
                 label = labels.get(message.seq)
                 gone = compacted and (message.followed or message.tombstone)
                 if gone or beginnings.may_hide(message, label):
@@ -179,11 +196,15 @@ class _Comparison:
     def _note_missing(self, report: TopicReport, message: NotFound, label: Label | None) -> None:
         if report.missing <= self.scope.limit:
             where = "is not in the topic" if report.exists else "has no topic: it does not exist"
+            replaced = message.standing is Standing.REPLACED
+            done = (
+                "replaced by an operator, and what goes instead" if replaced else "delivered, and"
+            )
             self.findings.append(
                 Finding(
                     kind="missing",
                     topic=self.topic,
-                    what=f"delivered, and {where}",
+                    what=f"{done} {where}",
                     id=_text(label.id) if label else None,
                     key=label.key if label else None,
                     seq=message.seq,
@@ -192,10 +213,12 @@ class _Comparison:
 
     # What the topic has
 
-    def _judge_records(self, report: TopicReport, current: Collection[int]) -> None:
+    def _judge_records(self, report: TopicReport, current: Mapping[int, str]) -> None:
         matched, report.again, report.requeued = self.ledger.count_records()
         report.out_of_order = self._note(
-            "out of order", self.ledger.out_of_order(), "lies behind a later message of its key"
+            "out of order",
+            self.ledger.out_of_order(Courses(self.log.topologies(), current)),
+            "lies behind a later message of its key",
         )
         if report.again > report.requeued:
             report.repeated = self._note(

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from outbox.store.lanes import Lane, Topology
 from outbox.store.retained import Entry, Standing, number_before
+from outbox.verify.courses import Courses
 from outbox.verify.ledger import Ledger
 from outbox.verify.order import ends_of_runs, out_of_place, stragglers
 from outbox.verify.partitions import partition_of
@@ -41,7 +43,7 @@ def _fill(ledger: Ledger, count: int) -> None:
 def _judge(ledger: Ledger) -> list[int]:
     found = (
         ledger.not_found("t", compacted=False),
-        ledger.out_of_order(),
+        ledger.out_of_order(Courses([], {})),
         ledger.repeated(),
         ledger.misplaced({0}),
         ledger.unknown({0}, (1, 10**9)),
@@ -98,8 +100,46 @@ def test_the_file_is_gone_afterwards(ledger: Ledger) -> None:
 
 
 def test_each_that_lies_behind_a_later_one_is_a_straggler() -> None:
-    records = [("a", (1, 5), 0), ("a", (1, 1), 1), ("a", (1, 2), 2), ("b", (1, 1), 3)]
-    assert list(stragglers(records)) == [1, 2]
+    records = [
+        (key, (None, 7), place, number)
+        for number, (key, place) in enumerate(
+            [("a", (1, 5)), ("a", (1, 1)), ("a", (1, 2)), ("b", (1, 1))]
+        )
+    ]
+    assert list(stragglers(records, lambda _course, generation: generation)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("course", "found"),
+    [
+        ("default default bulk:0 bulk:0", ""),
+        ("default bulk:0 default bulk:0", "2"),  # a message of before, behind one of after
+        ("bulk:1 default bulk:0", "1"),
+        ("default bulk:0 bulk", ""),  # and the lane has one shard again
+        ("default bulk", ""),  # it had nothing while there were shards
+        ("bulk bulk:1 default", "12"),
+        ("elsewhere default elsewhere", ""),  # of which nothing is known
+    ],
+)
+def test_a_key_goes_from_stream_to_stream_in_the_order_of_the_generations(
+    course: str, found: str
+) -> None:
+    # Given a lane that is declared with two shards, and later has one
+    names = {0: "default", 1: "bulk:0", 2: "bulk:1", 3: "bulk", 4: "elsewhere"}
+    default = Lane("default")
+    topologies = [
+        Topology(0, [default]),
+        Topology(1, [default, Lane("bulk", shards=2)]),
+        Topology(2, [default, Lane("bulk")]),
+    ]
+    courses = Courses(topologies, names)
+    numbers = {name: number for number, name in names.items()}
+    records = [
+        ("key", ("bulk", numbers[name]), (1, place), place)
+        for place, name in enumerate(course.split())
+    ]
+    stragglers_ = stragglers(records, lambda at, generation: courses.turn(*at, generation))
+    assert "".join(map(str, stragglers_)) == found
 
 
 @pytest.mark.parametrize(

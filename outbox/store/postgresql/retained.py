@@ -13,14 +13,17 @@ from outbox.store.postgresql.lanes import condition, has_sealed, read_topologies
 from outbox.store.postgresql.session import BY_INDEX
 from outbox.store.postgresql.store import PostgreSQLStore
 from outbox.store.retained import (
+    REMOVING_COMMANDS,
     Entry,
     Facts,
     Label,
     Match,
     Reach,
+    Removal,
     Selection,
     Standing,
     number_before,
+    removal,
 )
 
 if TYPE_CHECKING:
@@ -108,7 +111,8 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
                 waiting, values = reach.cursor
                 cursor.execute(
                     f"""select m.seq, uuid_send(m.id), m.topic, m.key, m.payload is null,
-                               extract(epoch from m.created_at)::float8, {self._standing(waiting)}
+                               extract(epoch from m.created_at)::float8,
+                               {self._standing(waiting)}, m.lane
                           from {self._names["outbox_message"]} as m
                          where m.seq > %(after)s::bigint order by m.seq limit %(limit)s::bigint""",
                     {"relay": reach.relay, "after": after, "limit": limit, **values},
@@ -120,13 +124,14 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
 
         It waits if any stream has it still to deliver.
         """
-        held = f"""exists (select from {self._names["outbox_held"]} as h
-                            where h.relay = %(relay)s and h.seq = m.seq)"""
+        held = f"""select case h.state when 'expired' then {Standing.EXPIRED:d}
+                                       else {Standing.HELD:d} end
+                     from {self._names["outbox_held"]} as h
+                    where h.relay = %(relay)s and h.seq = m.seq"""
         return f"""
             case when m.created_at < %(starts_at)s::timestamptz then {Standing.EARLIER:d}
                  when {" or ".join(waiting)} then {Standing.WAITING:d}
-                 when {held} then {Standing.HELD:d}
-                 else {Standing.DELIVERED:d} end"""
+                 else coalesce(({held}), {Standing.DELIVERED:d}) end"""
 
     def matching(
         self, reach: Reach, selection: Selection, after: int, limit: int
@@ -172,6 +177,31 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
         """Note in the audit what is done to so many messages."""
         with self.session.durable() as connection:
             write_audit(connection, self._names, action, messages)
+
+    def removals(self, relay: str, after: int, limit: int) -> tuple[list[Removal], int | None]:
+        """Return what operators have removed of this log's messages."""
+        with self.session.translated() as connection:
+            rows = connection.execute(
+                f"""select a.id, a.command, a.what from {self._names["outbox_audit"]} as a
+                     where a.id > %(after)s and a.command = any(%(commands)s)
+                       and a.what ->> 'relay' = %(relay)s
+                       and a.what ->> 'log' = (select log_id::text
+                                                 from {self._names["outbox_meta"]})
+                     order by a.id limit %(limit)s""",
+                {
+                    "after": after,
+                    "commands": list(REMOVING_COMMANDS),
+                    "relay": relay,
+                    "limit": limit,
+                },
+            ).fetchall()
+        found = [removal(command, what) for _, command, what in rows]
+        return found, rows[-1][0] if len(rows) == limit else None
+
+    def topologies(self) -> list[Topology]:
+        """Return the lanes there have been, the present ones last."""
+        with self.session.translated() as connection:
+            return read_topologies(connection, self._names)
 
     def labels(self, seqs: Collection[int]) -> dict[int, Label]:
         """Return what the messages of these numbers are called."""
