@@ -48,12 +48,14 @@ class PostgreSQLHeld:
         self._store = store
         self._names = names
         self._held = names["outbox_held"]
-        # Of a lane with several shards each stream has its own keys, by the number of shards that
-        # there are now.
+        # Each stream has its own keys, by the number of shards that there are now. From a change on
+        # that is one of the new streams': were it the old one's as well until it has come to its
+        # end, both would send the same message.
+        shards = f"""coalesce((select shards from {names["outbox_lane"]} where lane = %(lane)s
+                                order by generation desc limit 1), 1)"""
         self._mine = f"""relay = %(relay)s and lane = %(lane)s
-            and (%(shard)s::int is null or {shard_number()} %% (
-                    select shards from {names["outbox_lane"]} where lane = %(lane)s
-                     order by generation desc limit 1) = %(shard)s::int)"""
+            and case when %(shard)s::int is null then {shards} = 1
+                     else {shards} > 1 and {shard_number()} %% {shards} = %(shard)s::int end"""
 
     # Writing
 
