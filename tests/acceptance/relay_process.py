@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from outbox.database import DatabaseUrl
 from outbox.migrations import migrate
@@ -18,7 +25,7 @@ from outbox.names import Names
 from outbox.store.opening import open_store
 from tests.acceptance.command import Commands, Running
 from tests.acceptance.topic_check import Findings, Occurrence, examine
-from tests.servers.kafka_topics import KafkaServer
+from tests.servers.kafka_topics import QUIET, KafkaServer
 from tests.verify.world import compared
 from tests.waiting import wait_until
 
@@ -165,6 +172,15 @@ def scene(url: str, kafka: KafkaServer, directory: Path, topic: str) -> Iterator
     finally:
         for running in made.started:
             running.__exit__(None, None, None)
+
+
+def configure(kafka: KafkaServer, topic: str, name: str, value: str) -> None:
+    """Change a setting of a topic."""
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, **QUIET})
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result(30)
 
 
 def said_at(running: Running, words: str) -> datetime:

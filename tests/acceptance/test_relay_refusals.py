@@ -11,19 +11,11 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
 
 from tests.acceptance import relay_process
 from tests.acceptance.command import Commands
-from tests.acceptance.relay_process import HOLDS, STANDBY, Scene, warnings
+from tests.acceptance.relay_process import HOLDS, STANDBY, Scene, configure, warnings
 from tests.acceptance.topic_check import examine
-from tests.servers.kafka_topics import QUIET
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -166,7 +158,7 @@ def test_a_message_too_large_for_its_topic_stops_its_key_alone_until_the_topic_t
     assert set(blocked) <= set(stopped)
     # And when the topic takes it, a relay that runs sends everything, in order
     relay = scene.holder()
-    _configure(kafka, scene.topic, "max.message.bytes", "1048588")
+    configure(kafka, scene.topic, "max.message.bytes", "1048588")
     wait_until(
         lambda: not scene.query("select from outbox_held limit 1"), what="what is held to go"
     )
@@ -263,11 +255,3 @@ def test_an_unknown_topic_stops_no_other_and_goes_on_when_it_is_made(
     # And can be stopped as always
     relay.signal(signal.SIGTERM)
     assert relay.wait() == 0, "".join(relay.lines[-12:])
-
-
-def _configure(kafka: KafkaServer, topic: str, name: str, value: str) -> None:
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, **QUIET})
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    for done in admin.incremental_alter_configs([resource]).values():
-        done.result(30)
