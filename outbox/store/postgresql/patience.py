@@ -7,14 +7,19 @@ like a server that is busy.
 
 from __future__ import annotations
 
+import selectors
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg import pq
 from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
 
 Result = TypeVar("Result")
 
@@ -91,6 +96,39 @@ class ImpatientConnection(psycopg.Connection[TupleRow]):
         except StopIteration as end:
             result: Result = end.value
             return result
+
+    def text_of(self, query: str) -> str | None:
+        """Return the one text that a query yields, outside of any transaction; None if it fails.
+
+        Past psycopg's cursors, which take three times as long: an idle relay asks 20 times a
+        second, and that is most of what it costs.
+        """
+        try:
+            self.pgconn.send_query(query.encode())
+            self.pgconn.flush()
+            result = self._result()
+            while self._result() is not None:
+                result = None
+        except BaseException:
+            self.pgconn.finish()  # nobody would take the answer that is still to come
+            raise
+        if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+            return None
+        value = result.get_value(0, 0)
+        return None if value is None else value.decode()
+
+    def _result(self) -> PGresult | None:
+        """Return the next result of what was sent; wait for it, but not for ever."""
+        pgconn, patience = self.pgconn, self.patience
+        if pgconn.is_busy():
+            with selectors.DefaultSelector() as selector:
+                selector.register(pgconn.socket, selectors.EVENT_READ)
+                while pgconn.is_busy():
+                    wait_s = None if patience is None else max(patience.seconds, self._least_s)
+                    if not selector.select(wait_s) and patience is not None:
+                        self._give_up(patience)
+                    pgconn.consume_input()
+        return pgconn.get_result()
 
     def _give_up(self, patience: Patience) -> None:
         silent_s = max(patience.seconds, self._least_s)

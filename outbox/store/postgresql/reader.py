@@ -179,7 +179,7 @@ class PostgreSQLReader:
         self, connection: psycopg.Connection, max_rows: int, max_bytes: int
     ) -> Page | None:
         """Make a plan, read its first page, save the plan; in one transaction, in this order."""
-        if self._nothing_at is not None and self._is_still(connection, self._nothing_at):
+        if self._nothing_at is not None and self._is_still(self._nothing_at):
             return None
         sequence_value, snapshot, generation = self._look(connection)
         if generation != self._lanes.generation:
@@ -247,15 +247,14 @@ class PostgreSQLReader:
         mark = Mark(self._lease.log_id, plan.no, plan.token, self._after)
         return Page(plan.no, records, Position(plan.no, self._after), mark.text)
 
-    def _is_still(self, connection: psycopg.Connection, snapshot: Snapshot) -> bool:
+    def _is_still(self, snapshot: Snapshot) -> bool:
         """Return whether no transaction has ended since a snapshot: an idle relay's one question.
 
         On a standby the answer is no, so that the next question finds out.
         """
-        row = connection.execute(
+        self._session.latest_snapshot = self._session.text_of(
             "select case when pg_is_in_recovery() then '' else pg_current_snapshot()::text end"
-        ).fetchone()
-        (self._session.latest_snapshot,) = cast("tuple[str]", row)
+        )
         return self._session.latest_snapshot == str(snapshot)
 
     def _answered(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import psycopg
 from psycopg import errors as pg
@@ -99,6 +99,14 @@ class Session:
             yield self.connection
         except psycopg.Error as error:
             raise _translate(error) from error
+
+    def text_of(self, query: str) -> str:
+        """Return the one text that a query yields, in the cheapest way; call it in `translated`."""
+        connection = self.connection
+        text = connection.text_of(query) if isinstance(connection, ImpatientConnection) else None
+        if text is None:  # ask in the ordinary way, which raises what there is to raise
+            (text,) = cast("tuple[str]", connection.execute(query).fetchone())
+        return text
 
     @contextmanager
     def durable(self) -> Iterator[psycopg.Connection]:
