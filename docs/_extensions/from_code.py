@@ -81,6 +81,13 @@ def errors() -> str:
     )
 
 
+def exit_codes() -> str:
+    """Every code that a command ends with."""
+    from outbox.cli.exit_codes import EXIT_CODES
+
+    return _table(("Code", "Meaning"), [(str(code), what) for code, what in EXIT_CODES.items()])
+
+
 def writer_columns() -> str:
     """The columns that a writer may set."""
     from outbox.writer.insert import COLUMNS

@@ -49,7 +49,8 @@ Examples:
 
 \b
 Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 broker unreachable,
-5 schema missing or incompatible, 6 a check failed, 78 bad configuration."""
+5 schema missing or incompatible, 6 a check failed, 78 bad configuration;
+128 and the signal's number after a second signal."""
 
 
 #: What every command has, also one that runs without the group.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from outbox.cli.exit_codes import CHECK_FAILED
 from outbox.cli.options import (
     database_options,
     json_option,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from outbox.doctor.check import Finding, Outcome
     from outbox.doctor.patient import Patient
-
-CHECK_FAILED = 6
 
 _MARKS: dict[Outcome, str] = {"ok": "✓", "warning": "!", "failed": "✗", "skipped": "-"}
 _COLOURS: dict[Outcome, str] = {"ok": "green", "warning": "yellow", "failed": "red"}

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
+from outbox.cli.exit_codes import CHECK_FAILED
 from outbox.cli.options import config_option, setting, settings_from
 from outbox.cli.output import say
 from outbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from outbox.config.settings import Settings
-
-CHECK_FAILED = 6
 
 EPILOG = """\b
 Examples:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from outbox import migrations
+from outbox.cli.exit_codes import CHECK_FAILED
 from outbox.cli.options import Duration, database_options, json_option, settings_from
 from outbox.cli.output import duration, print_json, say
 from outbox.cli.waiting import connected_store, loaded_database, patiently
@@ -15,8 +16,6 @@ from outbox.cli.waiting import connected_store, loaded_database, patiently
 if TYPE_CHECKING:
     from outbox.config.settings import Settings
     from outbox.database import Dialect
-
-CHECK_FAILED = 6
 
 EPILOG = """\b
 Examples:

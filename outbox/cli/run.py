@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from outbox.cli.exit_codes import CHECK_FAILED
 from outbox.cli.logs import set_up_logging
 from outbox.cli.options import database_options, kafka_option, log_options, setting, settings_from
 from outbox.cli.stopping import stopped_by_signals
@@ -35,10 +36,6 @@ Examples:
   outbox-relay run --drain
   outbox-relay run --http-port 9464
   outbox-relay run --name audit --log-format json"""
-
-
-#: What a drain ends with that left messages behind, held.
-CHECK_FAILED = 6
 
 
 @click.command(epilog=EPILOG)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from outbox.cli import pauses
+from outbox.cli.exit_codes import CHECK_FAILED
 from outbox.cli.options import database_options, json_option, reworded, settings_from
 from outbox.cli.output import duration, print_json, print_table, say
 from outbox.cli.waiting import connected_store
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from outbox.store.held import HeldOverview
     from outbox.store.pauses import Pause
     from outbox.store.scheduling import ScheduleStatus
-
-CHECK_FAILED = 6
 
 #: A transaction that holds messages for longer than this, in seconds, deserves a word.
 _LONG_S = 60.0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from outbox.cli.exit_codes import CHECK_FAILED
 from outbox.cli.options import (
     database_options,
     json_option,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from outbox.config.settings import Settings
     from outbox.verify.report import Finding, Report, TopicReport
     from outbox.verify.verification import Scope
-
-CHECK_FAILED = 6
 
 #: Words about how far it is come this often, in seconds.
 _WORDS_EVERY_S = 5.0
