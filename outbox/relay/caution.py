@@ -38,6 +38,10 @@ class Caution:
         """Return how many relays a message has killed, 0 as long as it may be chance."""
         return self._trail.deaths if self.is_on and self._trail.proves(seq) else 0
 
+    def acquit(self) -> None:
+        """Let no message be a suspect any more: what is held is tried again when it is mended."""
+        self._trail = Trail(self._trail.crashes)
+
     def passed(self, messages: int) -> None:
         """Note that messages were delivered."""
         self._left = max(self._left - messages, 0)

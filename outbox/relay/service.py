@@ -383,7 +383,7 @@ class Service:
     def _lose(self, seat: Seat) -> None:
         if seat.term is not None and seat.term.handed is not None:
             with suppress(OutboxError):
-                self._store.survived(seat.term.lease, seat.term.handed)
+                self._store.acquit(seat.term.lease, seat.term.handed)
         self._end(seat)
         self._voice.lane_lost(seat.stream)
         seat.retry_at = self._clock() + STANDBY_INTERVAL_S

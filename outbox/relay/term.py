@@ -27,6 +27,7 @@ from outbox.relay.pace import Allowance
 from outbox.relay.settings import RelaySettings
 from outbox.relay.settlement import InFlight, SentPage
 from outbox.store.base import Lease, LeaseLost, Store
+from outbox.store.held import Hold
 
 logger = logging.getLogger("outbox.relay")
 
@@ -99,6 +100,8 @@ class Term:
         draw = random.Random()  # noqa: S311 - spreads retries
         window = self._limit + settings.page_messages
         self._caution = Caution(lease.trail, window, clock(), draw)
+        #: For how long it was to hand over nothing when it had its last turn; 0 where it may.
+        self.rest_s = self._caution.rest_s(clock())
         self._allowed = 1 if cautious or self._caution.is_on else self._limit
         self._holding = holding or Holding(store.held, None, clock, draw)
         self._holding.one_by_one = self._caution.is_on
@@ -115,6 +118,7 @@ class Term:
         it only looks. `at_most` is what a limit allows the page to be.
         """
         self.check_lease()
+        self.rest_s = self._caution.rest_s(self._clock())
         read = read and not self.rest_s
         is_due = read and self._holding.is_due and not self._has_tried
         self._has_tried &= not read  # in between the log has its turn
@@ -144,11 +148,6 @@ class Term:
     # Where relays have died before
 
     @property
-    def rest_s(self) -> float:
-        """Return for how long the term is to hand over nothing; 0 where it may."""
-        return self._caution.rest_s(self._clock())
-
-    @property
     def is_careful(self) -> bool:
         """Return whether any message may kill this process."""
         return self._caution.is_on
@@ -164,6 +163,13 @@ class Term:
         if asked and not self._in_flight and not self._holding.is_due:
             self._caution.caught_up()
         self._holding.one_by_one = self._caution.is_on
+
+    def _acquit(self, holds: Sequence[Hold]) -> None:
+        """Let messages be tried as any other, should an operator requeue them."""
+        for hold in holds:
+            if hold.fault == "crash":
+                self._store.acquit(self._lease, hold.seq)
+                self._caution.acquit()
 
     def _note(self, seq: int) -> None:
         if self._caution.is_on:
@@ -318,6 +324,7 @@ class Term:
     def _hold(self, page: Page, division: Division) -> Page:
         """Hold a part of a page; return the rest of it."""
         self._move(lambda position: self._holding.hold(division, position, self._lease_s))
+        self._acquit(division.holds)
         for _ in range(division.refused):
             self._observer.refused()
         self._observer.held(Counter(hold.state for hold in division.holds))
@@ -357,6 +364,7 @@ class Term:
         finally:
             if attempt.delivered or attempt.failed:
                 self._move(lambda at: self._holding.settle(attempt, at, self._lease_s))
+                self._acquit(attempt.failed)
                 self._observer.retried(attempt.arrived, attempt.failures)
         size = sum(payload_sizes(held.record for held in group))
         return Step(len(group), len(attempt.delivered), size)

@@ -191,8 +191,9 @@ class Store(Protocol):
     def forgive(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Save, and forget the relays that died here. Raises LeaseLost."""
 
-    def survived(self, lease: Lease, seq: int) -> None:
-        """Say, without holding the lane any more, that handing a message over killed nobody."""
+    def acquit(self, lease: Lease, seq: int) -> None:
+        """Take a message off suspicion, with the lane or without: it killed nobody, or is held
+        for it by now."""
 
     def release(self, lease: Lease, position: Position) -> None:
         """Save the position and give the lane back at once. Raises LeaseLost."""

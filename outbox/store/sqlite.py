@@ -218,8 +218,8 @@ class SQLiteStore:
         values = position.seq, time.time() + lease_s, time.time(), *astuple(Trail())
         self._write(lease, f"{_SAVED}, {_TRAIL}", values)
 
-    def survived(self, lease: Lease, seq: int) -> None:
-        """Say that handing a message over killed nobody."""
+    def acquit(self, lease: Lease, seq: int) -> None:
+        """Take a message off suspicion."""
         with self._translated() as connection:
             connection.execute(
                 f"""update {self._names["outbox_cursor"]}

@@ -20,7 +20,7 @@ CAREFUL_AFTER = 3
 
 #: So many deaths in a row with the same message handed over, each but the first after a rest that
 #: the relay survived, are its fault.
-PROVEN_AFTER = 3
+PROVEN_AFTER = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ class _StoreOfRows:
         """Remember how far it is, for the next term."""
         self._position = position
 
-    def survived(self, lease: Lease, seq: int) -> None:
+    def acquit(self, lease: Lease, seq: int) -> None:
         """Do nothing: nobody has died."""
 
     def release(self, lease: Lease, position: Position) -> None:  # noqa: ARG002 - the seam's signature

@@ -222,10 +222,12 @@ class PostgreSQLStore(PostgreSQLAdmin):
                   from {self._names["outbox_cursor"]} where relay = %s and lane = %s""",
             (relay, lane),
         ).fetchone()
-        epoch, plan_no, after_seq, *more = cast("tuple[Any, ...]", row)
+        epoch, plan_no, after_seq, cluster_id, delivery, origin, *left = cast(
+            "tuple[int, int, int, Any, Any, Any, Any]", row
+        )
         self._pruned_to = 0
-        position, known, trail = Position(plan_no, after_seq), more[:3], Trail(*more[3:])
-        return Lease(relay, lane, epoch, position, log_id, *known, trail=trail)
+        position, trail = Position(plan_no, after_seq), Trail(*left)
+        return Lease(relay, lane, epoch, position, log_id, cluster_id, delivery, origin, trail)
 
     def _plans(self, connection: psycopg.Connection, relay: str, lane: str) -> list[Plan]:
         """Return the plans not known to be delivered; the cursor's own is the first."""
@@ -295,8 +297,8 @@ class PostgreSQLStore(PostgreSQLAdmin):
         """Save, and forget the relays that died here."""
         self._save(lease, position, lease_s, _TRAIL, asdict(Trail()))
 
-    def survived(self, lease: Lease, seq: int) -> None:
-        """Say that handing a message over killed nobody."""
+    def acquit(self, lease: Lease, seq: int) -> None:
+        """Take a message off suspicion."""
         with self.session.translated() as connection:
             connection.execute(
                 f"""update {self._names["outbox_cursor"]}
