@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from outbox.database_faults import explained_sqlite
 from outbox.errors import ConfigurationError, DatabaseUnavailable, MissingExtra, SchemaMissing
 
 if TYPE_CHECKING:
@@ -279,8 +280,8 @@ def connect_sqlite(path: str, *, create: bool = False) -> sqlite3.Connection:
     """Open a SQLite file in WAL mode with foreign keys on; transactions are left to the caller.
 
     A connection belongs to the thread that opened it. Raises ConfigurationError when the directory
-    is missing, SchemaMissing when the file is and `create` is false, DatabaseUnavailable when it
-    cannot be opened.
+    is missing, SchemaMissing when the file is and `create` is false; when it cannot be opened, what
+    `outbox.database_faults` says, mostly DatabaseUnavailable.
     """
     _check_place(path, create=create)
     connection = None
@@ -293,7 +294,7 @@ def connect_sqlite(path: str, *, create: bool = False) -> sqlite3.Connection:
     except sqlite3.Error as error:
         if connection is not None:
             connection.close()
-        raise DatabaseUnavailable(f"cannot open the SQLite file {path}: {error}") from error
+        raise explained_sqlite(error, f"cannot open the SQLite file {path}") from error
     return connection
 
 

@@ -115,6 +115,9 @@ class DatabaseUnavailable(OutboxError):
 
     exit_code = 3
 
+    #: Which kind of trouble it is, where that is not just a server that is away.
+    why: str = ""
+
 
 class BrokerUnavailable(OutboxError):
     """The broker cannot be reached."""

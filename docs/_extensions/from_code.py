@@ -208,6 +208,22 @@ def http_endpoints() -> str:
     )
 
 
+def database_faults() -> str:
+    """Whose fault each error of a database is."""
+    from outbox.database_faults import SQLITE_CODES, SQLSTATES, DatabaseFault
+
+    def codes(table: dict[str, DatabaseFault], fault: DatabaseFault) -> str:
+        return ", ".join(f"`{code}`" for code, found in table.items() if found is fault)
+
+    return _table(
+        ("Whose fault", "What happens", "SQLSTATE", "SQLite"),
+        [
+            (fault.value, fault.what_happens, codes(SQLSTATES, fault), codes(SQLITE_CODES, fault))
+            for fault in DatabaseFault
+        ],
+    )
+
+
 def faults() -> str:
     """Whose fault each error of Kafka's is."""
     from outbox.publishers.faults import FAULTS, Fault
@@ -375,6 +391,7 @@ LISTINGS: dict[str, Callable[[], str]] = {
         alerts,
         http_endpoints,
         faults,
+        database_faults,
         retry_rules,
         doctor_checks,
         django_settings,

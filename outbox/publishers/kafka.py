@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from outbox.errors import MessageRefused
 from outbox.headers import WireHeaders
-from outbox.publishers.base import Delivery, DeliveryFailed
+from outbox.publishers.base import Delivery, DeliveryFailed, TopicUnavailable
 from outbox.publishers.cold import ColdPartitions
 from outbox.publishers.faults import Fault, fault_of
 from outbox.publishers.fencing import fence
@@ -79,6 +79,9 @@ _BEFORE_ALL = -1
 
 #: The partitioner chooses.
 _ANY_PARTITION = -1
+
+#: What tells which message or topic is at fault, and not only that the producer is broken.
+_TELLING = (MessageRefused, TopicUnavailable)
 
 _topic = itemgetter(2)
 _parent = itemgetter(8)
@@ -163,12 +166,14 @@ class KafkaPublisher:
             self._rebuild(check)
         self._topics.refuse(records, wires)
 
-    def _wait_for_acknowledgements(self, check: Callable[[], None]) -> None:
+    def _wait_for_acknowledgements(self, check: Callable[[], None], whose: str = "") -> None:
         """Wait, but not for long: meanwhile nobody renews the lease or looks for a signal."""
         deadline = time.monotonic() + _PATIENCE_S
         while len(self._producer):
             if time.monotonic() > deadline:
-                reason = self._complaint.text or "no acknowledgement came"
+                reason = self._complaint.text or (
+                    f"no acknowledgement came{whose}; `outbox-relay doctor` looks for the cause"
+                )
                 raise DeliveryFailed(f"Kafka does not answer: {reason}")
             check()
             self.poll(0.1)
@@ -215,7 +220,7 @@ class KafkaPublisher:
         record = page.records[index]
         topic, _, key = _topic_payload_key(record)
         if topic in cold and key is not None and self._cold.must_wait(topic, key):
-            self._wait_for_acknowledgements(check)
+            self._wait_for_acknowledgements(check, f" for what was sent to topic {topic!r}")
             self._cold.acknowledged(topic, key)
         if self._traced and _parent(record) is not None:
             page.start_span(index, record)
@@ -276,13 +281,13 @@ class KafkaPublisher:
         """Return why the producer broke. The news that it did overtakes the report on the message
         that it broke on, and without that report nobody would know that waiting is no use."""
         for _ in range(_LOOKS):
-            if isinstance(self._failure, MessageRefused):
+            if isinstance(self._failure, _TELLING):
                 break
             try:
                 self._producer.poll(_LOOK_S)
             except self._kafka_error as later:
                 error = error if isinstance(later, SystemError) else later
-        if not isinstance(self._failure, MessageRefused):
+        if not isinstance(self._failure, _TELLING):
             self._failure = DeliveryFailed(f"the producer failed: {sentence_of(error)}")
         return self._failure
 
@@ -332,11 +337,12 @@ class KafkaPublisher:
             self._fail(page, index, error.str(), fault_of(error.name()))
 
     def _fail(self, page: _SentPage, index: int, reason: str, fault: Fault) -> None:
-        """Keep the first failure, unless a message turns out to be at fault: when a producer breaks
-        on one, those that were in its queue may be reported before it."""
-        refused = fault is Fault.MESSAGE
-        if self._failure is None or (refused and not isinstance(self._failure, MessageRefused)):
-            self._failure = failure_of(Record(*page.records[index]), reason, fault)
+        """Keep the first failure, unless a message or its topic turns out to be at fault: when a
+        producer breaks on one, those that were in its queue may be reported before it."""
+        failure = failure_of(Record(*page.records[index]), reason, fault)
+        tells = isinstance(failure, _TELLING) and not isinstance(self._failure, _TELLING)
+        if self._failure is None or tells:
+            self._failure = failure
 
 
 class _SentPage:

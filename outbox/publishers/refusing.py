@@ -20,8 +20,17 @@ def failure_of(record: Record, reason: str, fault: Fault) -> BrokerUnavailable |
     if fault is Fault.MESSAGE:
         return MessageRefused(sentence)
     if fault is Fault.TOPIC:
-        return TopicLost(sentence, {record.topic: reason})
+        why = why_closed(record.topic, reason)
+        return TopicLost(why, {record.topic: why})
     return DeliveryFailed(sentence)
+
+
+def why_closed(topic: str, said: str) -> str:
+    """Return the sentence about a topic that cannot be written to. `said`: what Kafka says."""
+    return (
+        f"topic {topic!r}: {said.removeprefix('Broker: ')}; create the topic or grant the relay the"
+        " right to write to it. Nothing is lost meanwhile"
+    )
 
 
 def wires_of(records: list[Record], position_prefix: str) -> list[WireHeaders]:

@@ -10,6 +10,8 @@ from typing import Any
 from outbox.errors import BrokerUnavailable
 from outbox.headers import WireHeaders
 from outbox.publishers.base import PageRefused, TopicUnavailable
+from outbox.publishers.faults import Fault, fault_of
+from outbox.publishers.refusing import why_closed
 from outbox.publishers.sizes import batch_size, client_size
 from outbox.record import Record, payload_sizes
 
@@ -47,6 +49,8 @@ class TopicLimits:
         self._asked_at: dict[str, float] = {}
         self._limits: dict[str, int] = {}
         self._compacted: set[str] = set()
+        # Names that no topic can have, and what Kafka says of each.
+        self._impossible: dict[str, str] = {}
 
     @property
     def smallest_batch(self) -> int:
@@ -67,19 +71,20 @@ class TopicLimits:
 
     def meet(self, topics: set[str], client: Any) -> None:
         """Look up topics not met before. Raises TopicUnavailable for those that do not exist."""
-        new = topics - self._asked
+        new = topics - self._asked - self._impossible.keys()
         if not new:
             return
         reasons = {topic: self._look_up(topic, client) for topic in new - self._partitions.keys()}
         missing = {topic: reason for topic, reason in sorted(reasons.items()) if reason}
         if missing:
             raise TopicUnavailable(next(iter(missing.values())), missing)
-        if self._can_ask:
+        new -= self._impossible.keys()
+        if self._can_ask and new:
             self._ask_settings(sorted(new))
         self._asked |= new
 
     def _look_up(self, topic: str, client: Any) -> str | None:
-        """Return why a topic cannot be written to, None if it can."""
+        """Return why a topic cannot be written to, None if it can, or if no topic has that name."""
         from confluent_kafka import KafkaException
 
         try:
@@ -88,11 +93,11 @@ class TopicLimits:
             raise BrokerUnavailable(
                 f"Kafka did not answer a question about topic {topic!r}: {error.args[0].str()}"
             ) from error
+        if found.error is not None and fault_of(found.error.name()) is Fault.MESSAGE:
+            self._impossible[topic] = found.error.str().removeprefix("Broker: ")
+            return None
         if found.error is not None and not self._creates:
-            return (
-                f"topic {topic!r}: {found.error.str().removeprefix('Broker: ')}; create the topic "
-                "or grant the relay the right to write to it. Nothing is lost meanwhile"
-            )
+            return why_closed(topic, found.error.str())
         if found.error is None:
             self._partitions[topic] = len(found.partitions)
         return None
@@ -124,7 +129,7 @@ class TopicLimits:
         # Sizes are taken to the byte only of what may be too large; headers alone never make it so.
         suspicious = min([self._client_limit, *self._limits.values()]) // 2
         sizes = list(payload_sizes(records))
-        if max(sizes, default=0) <= suspicious and not self._compacted:
+        if max(sizes, default=0) <= suspicious and not self._compacted and not self._impossible:
             return
         suspects = [index for index, size in enumerate(sizes) if size > suspicious]
         if not self._reasons(records, wires, suspects):
@@ -146,7 +151,19 @@ class TopicLimits:
     ) -> dict[int, str]:
         oversized = {index: self._why_oversized(records[index], wires[index]) for index in suspects}
         reasons = {index: reason for index, reason in oversized.items() if reason}
-        return reasons | (self._without_keys(records) if self._compacted else {})
+        reasons |= self._without_keys(records) if self._compacted else {}
+        return reasons | (self._nowhere(records) if self._impossible else {})
+
+    def _nowhere(self, records: list[Record]) -> dict[int, str]:
+        return {
+            index: (
+                f"message {record[1]}: no topic can be called {record[2]!r} "
+                f"({self._impossible[record[2]]}). Write it with another topic, and discard this "
+                "one with `outbox-relay held discard`"
+            )
+            for index, record in enumerate(records)
+            if record[2] in self._impossible
+        }
 
     def _without_keys(self, records: list[Record]) -> dict[int, str]:
         return {

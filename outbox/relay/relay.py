@@ -282,7 +282,7 @@ class Relay:
         self._service.close()
         self._store.close()
         self._state = ""
-        self._voice.waits(_DATABASE, "database", str(error))
+        self._voice.waits(_DATABASE, "database", str(error), error.why)
         stop.wait(self._backoff.delay_s(attempt, self._random))
 
 

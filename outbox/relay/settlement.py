@@ -102,5 +102,13 @@ class InFlight:
         """Return when the first of the pages was sent."""
         return self._pages[0].sent_at if self._pages else None
 
+    @property
+    def oldest_topic(self) -> str:
+        """Return the topic of the first message that is not acknowledged; "" where all are."""
+        for sent in self._pages:
+            if sent.remaining:
+                return sent.page.records[sent.acked.find(0)][2]
+        return ""
+
     def __bool__(self) -> bool:
         return bool(self._pages)

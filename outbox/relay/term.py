@@ -16,6 +16,7 @@ from outbox.publishers.base import (
     Fenced,
     PageRefused,
     Publisher,
+    TopicLost,
     unavailable_topics,
 )
 from outbox.record import Page, Position, Record, payload_sizes
@@ -313,6 +314,9 @@ class Term:
 
         Raises the error where it is about something else.
         """
+        if isinstance(error, TopicLost):  # a part of the page may have arrived
+            self._hold_guilty(error)
+            raise error
         records, topics = sent.page.records, unavailable_topics(error)
         reasons = _reasons(error, len(records))
         if not self._holding.enabled or not (reasons or topics):
@@ -395,7 +399,7 @@ class Term:
             except (BrokerUnavailable, MessageRefused) as error:
                 reasons = _reasons(error, len(attempt.left))
                 topics = unavailable_topics(error)
-                if not (reasons or topics):
+                if not (reasons or topics) or isinstance(error, TopicLost):
                     raise
                 self._holding.refuse(attempt, reasons, topics)
             else:

@@ -20,6 +20,8 @@ class Voice:
         self._relay = relay
         self._observer = observer
         self._troubles: dict[str, str] = {}
+        # What was said of each trouble: one may show itself in several ways before it is over.
+        self._said: dict[str, set[tuple[str, str]]] = {}
 
     def in_trouble(self, of: str) -> bool:
         """Return whether something is waited for."""
@@ -74,15 +76,19 @@ class Voice:
             extra={"event": "relay.standby"},
         )
 
-    def waits(self, of: str, what: str, sentence: str) -> None:
-        """Say once what is waited for: the "database", the "broker" or a "topic"."""
+    def waits(self, of: str, what: str, sentence: str, why: str = "") -> None:
+        """Say once what is waited for: the "database", the "broker" or a "topic"; and again where
+        the reason is of another kind by now: after a connection that broke, a standby, say."""
         self._observer.troubled(what, sentence)
-        if self._troubles.get(of) != what:
+        said = self._said.setdefault(of, set())
+        if self._troubles.get(of) != what or (what, why) not in said:
             logger.warning("%s; waiting", sentence, extra={"event": "relay.waiting"})
+        said.add((what, why))
         self._troubles[of] = what
 
     def is_well(self, of: str) -> None:
         """Say, if something was waited for, that it is there again."""
+        self._said.pop(of, None)
         if self._troubles.pop(of, None) is not None:
             logger.info("going on", extra={"event": "relay.going_on"})
         if not self._troubles:
@@ -91,6 +97,7 @@ class Voice:
     def forget(self, of: str) -> None:
         """Let it be another process's affair what a stream waits for."""
         self._troubles.pop(of, None)
+        self._said.pop(of, None)
         if not self._troubles:
             self._observer.recovered()
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from outbox.database import DatabaseUrl, PasswordCallback, connect_postgresql, require_psycopg
+from outbox.database_faults import CONNECTION_LOST, explained, fault_of_sqlstate
 from outbox.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -85,11 +86,10 @@ def _translated(error: psycopg.Error) -> OutboxError:
             f"{text}; other transactions use the tables: end them (`outbox-relay status` shows "
             "those that hold messages), then try again"
         )
-    if isinstance(error, errors.OperationalError | errors.ReadOnlySqlTransaction):
-        return DatabaseUnavailable(f"the database is away: {text}")
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
         return SchemaMissing(f"{text}; run `outbox-relay migrate --check`")
-    return OutboxError(f"the database refused a statement: {text}")
+    away = isinstance(error, errors.OperationalError | errors.InterfaceError)
+    return explained(fault_of_sqlstate(error.sqlstate or (CONNECTION_LOST if away else "")), text)
 
 
 def one(connection: psycopg.Connection, sql: str, values: Values = None) -> tuple[Any, ...]:

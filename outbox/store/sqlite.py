@@ -11,7 +11,13 @@ from datetime import datetime
 from typing import Literal, cast
 
 from outbox.database import connect_sqlite
-from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent, OutboxError
+from outbox.database_faults import explained_sqlite
+from outbox.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    LogInconsistent,
+    SchemaMissing,
+)
 from outbox.names import Names, check_name
 from outbox.record import DeliveryMode, Mark, Position
 from outbox.schema.version import require_schema
@@ -33,6 +39,7 @@ from outbox.store.held_admin import SQLITE, HeldActions
 from outbox.store.lanes import Lane
 from outbox.store.owner import is_certainly_dead
 from outbox.store.pauses import Pauses
+from outbox.store.sqlite_audit import write_audit
 from outbox.store.sqlite_held import SQLiteHeld
 from outbox.store.sqlite_lanes import Era, belonging, change, read_eras
 from outbox.store.sqlite_pauses import SQLitePauses
@@ -40,7 +47,6 @@ from outbox.store.sqlite_reader import BATCH, SQLiteReader, newest_seq
 from outbox.store.sqlite_scheduling import SQLiteSchedule
 from outbox.store.trail import Trail, follow
 from outbox.version import __version__
-from outbox.store.sqlite_audit import write_audit
 
 #: Messages; a deletion of so many takes a few milliseconds, for which other writers wait.
 _PRUNED_AT_ONCE = 500
@@ -74,10 +80,11 @@ class SQLiteStore:
         meta = self._names["outbox_meta"]
         try:
             row = connection.execute(f"select version, compatible_from from {meta}").fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
+        except sqlite3.Error as error:
+            explanation = explained_sqlite(error, self._path)
+            if isinstance(explanation, SchemaMissing):
                 return None
-            raise DatabaseUnavailable(f"{self._path}: {error}") from error
+            raise explanation from error
         return cast("tuple[int, int] | None", row)
 
     def close(self) -> None:
@@ -112,10 +119,8 @@ class SQLiteStore:
             raise DatabaseUnavailable("not connected to the database")
         try:
             yield self._open
-        except sqlite3.OperationalError as error:
-            raise DatabaseUnavailable(f"{self._path}: {error}") from error
         except sqlite3.Error as error:
-            raise OutboxError(f"{self._path} refused a statement of the relay: {error}") from error
+            raise explained_sqlite(error, self._path) from error
 
     def acquire(self, relay: str, lane: str, owner: str, lease_s: float) -> Lease | None:
         """Take the lane if it is free, its lease has run out, or its owner is known to be dead."""

@@ -53,13 +53,8 @@ class SQLiteDiagnosis(SQLiteStore):
     @contextmanager
     def _looking(self) -> Iterator[sqlite3.Connection]:
         self.connect()
-        try:
-            with self._translated() as connection:
-                yield connection
-        except DatabaseUnavailable as error:
-            if "no such table" in str(error):
-                raise SchemaMissing(f"{error}; run `outbox-relay migrate`") from error
-            raise
+        with self._translated() as connection:
+            yield connection
 
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         with self._looking() as connection:

@@ -88,11 +88,14 @@ class Running:
         self.lines.extend(self.process.stderr)
 
     def says(self, words: str, *, timeout: float = 30.0) -> None:
-        wait_until(
-            lambda: any(words in line for line in self.lines),
-            what=f"{words!r} among {self.lines}",
-            timeout=timeout,
-        )
+        try:
+            wait_until(
+                lambda: any(words in line for line in self.lines),
+                what=f"{words!r} among what it says",
+                timeout=timeout,
+            )
+        except AssertionError as late:
+            raise AssertionError(f"{late}: {self.lines}") from None
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

@@ -118,5 +118,5 @@ def test_sqlite_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(SchemaMissing, match="migrate"):
         connect_sqlite(str(tmp_path / "x.db"))
     (tmp_path / "text.db").write_text("this is not a database, not even nearly" * 30)
-    with pytest.raises(DatabaseUnavailable, match="not a database"):
+    with pytest.raises(ConfigurationError, match="not a database"):
         connect_sqlite(str(tmp_path / "text.db"))

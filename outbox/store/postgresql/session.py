@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, cast
 import psycopg
 from psycopg import errors as pg
 
-from outbox.errors import ConfigurationError, DatabaseUnavailable, OutboxError, SchemaMissing
+from outbox.database_faults import CONNECTION_LOST, explained, fault_of_sqlstate
+from outbox.errors import DatabaseUnavailable, OutboxError
 from outbox.store.postgresql.patience import ImpatientConnection
 
 if TYPE_CHECKING:
     from outbox.store.postgresql.scheduling import Looked
 
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
-
-#: Class 25 of SQLSTATE: a standby or a server set to read-only, which may be the primary soon; a
-#: session that was ended in the middle of a transaction. To begin again mends all of them.
-_INVALID_TRANSACTION = "25"
 
 #: What a transaction that locks the cursor begins with. A relay that is frozen in one, or whose
 #: machine lost its power, would keep its successor out for as long as the connection seems to live.
@@ -156,13 +153,8 @@ class Session:
 
 
 def _translate(error: psycopg.Error) -> OutboxError:
+    away = isinstance(error, _AWAY)
+    fault = fault_of_sqlstate(error.sqlstate or (CONNECTION_LOST if away else ""))
     sentence = str(error).strip().split("\n")[0]
-    if isinstance(error, _AWAY) or (error.sqlstate or "").startswith(_INVALID_TRANSACTION):
-        return DatabaseUnavailable(f"the database is away: {sentence}")
-    if isinstance(error, pg.UndefinedTable | pg.UndefinedColumn | pg.InvalidSchemaName):
-        return SchemaMissing(f"{sentence}; run `outbox-relay migrate`")
-    if isinstance(error, pg.InsufficientPrivilege):
-        return ConfigurationError(
-            f"{sentence}; grant what the relay needs with `outbox-relay migrate --relay-role ROLE`"
-        )
-    return OutboxError(f"the database refused a statement of the relay: {sentence}")
+    code = f" (SQLSTATE {error.sqlstate})" if error.sqlstate and not fault.waits else ""
+    return explained(fault, sentence + code)
