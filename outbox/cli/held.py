@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: So many messages are changed in one short transaction.
 _BATCH = 500
 
+#: It is said how far it is after so many.
+_WORDS_EVERY = 5_000
+
 EPILOG = """\b
 Examples:
   outbox-relay held list --state dead
@@ -198,7 +201,8 @@ def _in_batches(admin: HeldAdmin, verb: str, which: HeldFilter, count: int) -> i
         changed += number
         if mark is None:
             return changed
-        say(f"{changed} of {max(count, changed)}")
+        if changed % _WORDS_EVERY == 0:
+            say(f"{changed} of {max(count, changed)}")
 
 
 def _messages(count: int) -> str:

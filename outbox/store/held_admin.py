@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, cast
@@ -20,6 +20,7 @@ from outbox.store.held import (
     HeldFilter,
     HeldMessage,
     HeldOverview,
+    Place,
     State,
 )
 
@@ -35,6 +36,9 @@ Opening = Callable[[], AbstractContextManager[Connection]]
 
 #: Writes a row of the audit, in the transaction of a connection.
 Noting = Callable[[Any, Names, Action, int], None]
+
+#: Gives keys of a relay name's lane a head if they have none: the first of what is blocked.
+Promoting = Callable[[Any, Names, str, str, Collection[Place]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +87,21 @@ _RECORD = (
 )
 
 
+#: Compared so that only the primary key fits: an index of states would be walked from end to end.
+_NOT_BLOCKED = "(state || '') <> 'blocked'"
+
+
 class HeldActions:
     """Implements HeldAdmin."""
 
     def __init__(
-        self, names: Names, speech: Speech, reading: Opening, writing: Opening, noting: Noting
+        self,
+        names: Names,
+        speech: Speech,
+        reading: Opening,
+        writing: Opening,
+        noting: Noting,
+        promoting: Promoting,
     ) -> None:
         self._names = names
         self._held = names["outbox_held"]
@@ -95,6 +109,7 @@ class HeldActions:
         self._reading = reading
         self._writing = writing
         self._noting = noting
+        self._promoting = promoting
 
     # Looking
 
@@ -194,7 +209,7 @@ class HeldActions:
                                              else expires_at end,
                            state = 'retrying', attempts = 0, fault = null,
                            next_attempt_at = {{now}}, held_at = {{now}}, changed_at = {{now}}
-                     where relay = :relay and state <> 'blocked' and seq in ({_listed(seqs)})""",
+                     where relay = :relay and {_NOT_BLOCKED} and seq in ({_listed(seqs)})""",
                 {"relay": which.relay},
             )
             if seqs:
@@ -216,9 +231,9 @@ class HeldActions:
                 {**values, "top": top, "limit": limit},
             ).fetchall()
             seqs = [seq for seq, _ in found]
-            keys = self._delete(connection, which.relay, seqs)
-            for key in keys:
-                self._promote(connection, which.relay, *key)
+            freed = self._delete(connection, which.relay, seqs)
+            for lane, places in freed.items():
+                self._promoting(connection, self._names, which.relay, lane, places)
             if found:
                 self._note_removal(connection, action, seqs, [id_ for _, id_ in found])
         return len(seqs), (seqs[-1] if len(seqs) == limit else None)
@@ -230,8 +245,9 @@ class HeldActions:
             self._lock(connection, relay)
             if not self._replace(connection, which, relay, new, moved=moved):
                 return False
-            if moved and which.key is not None and not self._has_head(connection, which, relay):
-                self._promote(connection, relay, which.lane, which.topic, which.key)
+            if moved and which.key is not None:
+                places = {(which.topic, which.key)}
+                self._promoting(connection, self._names, relay, which.lane, places)
             what = {**action.what, "replaced_by": new.id, "topic": new.topic}
             told = replace(action, what=what)
             self._note_removal(connection, told, [which.seq], [which.id])
@@ -256,16 +272,6 @@ class HeldActions:
         )
         return bool(changed.rowcount)
 
-    def _has_head(self, connection: Connection, which: HeldMessage, relay: str) -> bool:
-        rows = self._execute(
-            connection,
-            f"""select 1 from {self._held}
-                 where relay = :relay and lane = :lane and topic = :topic and key = :key
-                   and blocks and state <> 'blocked' limit 1""",
-            {"relay": relay, "lane": which.lane, "topic": which.topic, "key": which.key},
-        ).fetchall()
-        return bool(rows)
-
     def _lock(self, connection: Connection, relay: str) -> None:
         """Lock a relay name's cursors, as who holds messages does: none is held meanwhile."""
         self._execute(
@@ -275,31 +281,20 @@ class HeldActions:
             {"relay": relay},
         )
 
-    def _delete(
-        self, connection: Connection, relay: str, seqs: list[int]
-    ) -> set[tuple[str, str, str]]:
-        """Delete messages; return lane, topic and key of those that stopped their key."""
+    def _delete(self, connection: Connection, relay: str, seqs: list[int]) -> dict[str, set[Place]]:
+        """Delete messages; return topic and key of those that stopped their key, by lane."""
         these = f"relay = :relay and seq in ({_listed(seqs)})"
         heads = self._execute(
             connection,
             f"""select lane, topic, key from {self._held}
-                 where {these} and blocks and state <> 'blocked'""",
+                 where {these} and blocks and {_NOT_BLOCKED}""",
             {"relay": relay},
         ).fetchall()
         self._execute(connection, f"delete from {self._held} where {these}", {"relay": relay})
-        return set(heads)
-
-    def _promote(self, connection: Connection, relay: str, lane: str, topic: str, key: str) -> None:
-        self._execute(
-            connection,
-            f"""update {self._held}
-                   set state = 'retrying', next_attempt_at = {{now}}, changed_at = {{now}}
-                 where relay = :relay and seq = (
-                    select seq from {self._held}
-                     where relay = :relay and lane = :lane and topic = :topic and key = :key
-                       and state = 'blocked' order by seq limit 1)""",
-            {"relay": relay, "lane": lane, "topic": topic, "key": key},
-        )
+        freed: dict[str, set[Place]] = {}
+        for lane, *place in heads:
+            freed.setdefault(lane, set()).add((place[0], place[1]))
+        return freed
 
     def _pick(self, connection: Connection, sql: str, values: dict[str, object]) -> list[int]:
         return [seq for (seq,) in self._execute(connection, sql, values).fetchall()]

@@ -40,7 +40,7 @@ from outbox.store.lanes import Lane
 from outbox.store.owner import is_certainly_dead
 from outbox.store.pauses import Pauses
 from outbox.store.sqlite_audit import write_audit
-from outbox.store.sqlite_held import SQLiteHeld
+from outbox.store.sqlite_held import SQLiteHeld, promote_keys
 from outbox.store.sqlite_lanes import Era, belonging, change, read_eras
 from outbox.store.sqlite_pauses import SQLitePauses
 from outbox.store.sqlite_reader import BATCH, SQLiteReader, newest_seq
@@ -95,7 +95,9 @@ class SQLiteStore:
 
     def held_admin(self) -> HeldActions:
         """Return what operators do with held messages."""
-        return HeldActions(self._names, SQLITE, self._translated, self._transaction, write_audit)
+        return HeldActions(
+            self._names, SQLITE, self._translated, self._transaction, write_audit, promote_keys
+        )
 
     def held(self) -> SQLiteHeld:
         """Return what keeps messages that cannot be sent now."""

@@ -258,6 +258,14 @@ def has_head(connection: sqlite3.Connection, held: str, values: tuple[str, str, 
     return row is not None
 
 
+def promote_keys(
+    connection: sqlite3.Connection, names: Names, relay: str, lane: str, places: Collection[Place]
+) -> None:
+    """Give keys a head that have none, in the transaction that is open."""
+    for place in places:
+        promote(connection, names["outbox_held"], (relay, lane, *place))
+
+
 def promote(connection: sqlite3.Connection, held: str, values: tuple[str, str, str, str]) -> bool:
     """Give a key a head if it has none; return whether nothing of it is left."""
     if has_head(connection, held, values):

@@ -29,6 +29,7 @@ from outbox.store.lanes import Lane, Topology
 from outbox.store.pauses import Pauses
 from outbox.store.postgresql.audit import write_audit
 from outbox.store.postgresql.beginning import Start, beginning, bound_of_later
+from outbox.store.postgresql.held import promote_keys
 from outbox.store.postgresql.lanes import change, has_sealed, read_topologies
 from outbox.store.postgresql.pauses import PostgreSQLPauses
 from outbox.store.postgresql.rotation import Rotation
@@ -66,14 +67,22 @@ class PostgreSQLAdmin:
             self._names,
             POSTGRESQL,
             self._by_index,
-            self.session.durable,
+            self._durable_by_index,
             write_audit,
+            promote_keys,
         )
 
     @contextmanager
     def _by_index(self) -> Iterator[psycopg.Connection]:
         """Yield the connection in a transaction that stops at a limit: a bitmap is made first."""
         with self.session.translated() as connection, connection.transaction():
+            connection.execute(BY_INDEX)
+            yield connection
+
+    @contextmanager
+    def _durable_by_index(self) -> Iterator[psycopg.Connection]:
+        """Yield the connection in a transaction that is durable: statistics may be old."""
+        with self.session.durable() as connection:
             connection.execute(BY_INDEX)
             yield connection
 

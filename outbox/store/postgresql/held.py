@@ -348,6 +348,14 @@ _UNNESTED = (
 )
 
 
+def promote_keys(
+    connection: psycopg.Connection, names: Names, relay: str, lane: str, places: Collection[Place]
+) -> None:
+    """Give keys a head that have none, in the transaction that is open."""
+    values = {"relay": relay, "lane": lane, **_pairs(places)}
+    connection.execute(promotion(names["outbox_held"]), values)
+
+
 def promotion(held: str) -> str:
     """Return what gives keys a head that have none: the first of their blocked messages.
 
