@@ -54,6 +54,8 @@ DEFAULTS: Mapping[str, object] = {
     "socket.timeout.ms": 10_000,
     # A broker answers this first question at once or not at all.
     "api.version.request.timeout.ms": 3_000,
+    # Half of it also passes before librdkafka makes the first connection that it needs.
+    "reconnect.backoff.ms": 20,
     "reconnect.backoff.max.ms": 2_000,
     "linger.ms": 1,
     # Above what `Outbox` admits by default (1,000,000 bytes) by the headers that we add.

@@ -214,6 +214,7 @@ _CONNECTION_KEYS = frozenset(
         "broker.address.family",
         "oauth_cb",
         "socket.keepalive.enable",
+        "reconnect.backoff.ms",
         "reconnect.backoff.max.ms",
     }
 )
