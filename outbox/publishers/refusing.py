@@ -20,16 +20,21 @@ def failure_of(record: Record, reason: str, fault: Fault) -> BrokerUnavailable |
     if fault is Fault.MESSAGE:
         return MessageRefused(sentence)
     if fault is Fault.TOPIC:
-        why = why_closed(record.topic, reason)
-        return TopicLost(why, {record.topic: why})
+        return topic_lost(record.topic, reason)
     return DeliveryFailed(sentence)
 
 
-def why_closed(topic: str, said: str) -> str:
+def topic_lost(topic: str, said: str, right: str = "write to it") -> TopicLost:
+    """Return what is raised when a topic took nothing of what was sent to it."""
+    why = why_closed(topic, said, right)
+    return TopicLost(why, {topic: why})
+
+
+def why_closed(topic: str, said: str, right: str = "write to it") -> str:
     """Return the sentence about a topic that cannot be written to. `said`: what Kafka says."""
     return (
         f"topic {topic!r}: {said.removeprefix('Broker: ')}; create the topic or grant the relay the"
-        " right to write to it. Nothing is lost meanwhile"
+        f" right to {right}. Nothing is lost meanwhile"
     )
 
 

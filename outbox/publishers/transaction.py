@@ -91,6 +91,11 @@ class Transaction:
         return self._messages == 1
 
     @property
+    def only_topic(self) -> str | None:
+        """Return the topic of all of its messages, None where they have several."""
+        return next(iter(self._topics)) if len(self._topics) == 1 else None
+
+    @property
     def first(self) -> str:
         """Return the name of its first message."""
         _, id_, topic, *_ = self._pages[0].records[0]

@@ -28,7 +28,7 @@ from outbox.publishers.librdkafka import (
     reach,
     sentence_of,
 )
-from outbox.publishers.refusing import wires_of
+from outbox.publishers.refusing import topic_lost, wires_of
 from outbox.publishers.topics import TopicLimits
 from outbox.publishers.transaction import PreparedPage, Transaction
 from outbox.record import Record
@@ -62,6 +62,9 @@ _topic_payload_key = itemgetter(2, 4, 3)
 
 #: How long to wait for librdkafka to tell what broke a producer, in seconds.
 _CAUSE_S = 0.5
+
+#: Kafka lets nobody keep a position of a topic that they may not read.
+_RIGHT = "write to it and to read it"
 
 #: How long a transaction in progress may hold up the end of a term, in seconds.
 _CLOSE_S = 1.0
@@ -288,11 +291,14 @@ class TransactionalPublisher:
         producer it is unknown what became of its transaction, until another one has taken over."""
         transaction = transaction or self._open
         error = self._cause(error)
-        name = error_name(error)
+        fault = fault_of(error_name(error))
+        topic = None if transaction is None else transaction.only_topic
         if is_fenced(error):
             self._failure = fenced(self._identity)
-        elif transaction is not None and transaction.is_alone and fault_of(name) is Fault.MESSAGE:
+        elif transaction is not None and transaction.is_alone and fault is Fault.MESSAGE:
             self._failure = MessageRefused(f"{transaction.first}: {sentence_of(error)}")
+        elif topic is not None and fault is Fault.TOPIC:
+            self._failure = topic_lost(topic, sentence_of(error), _RIGHT)
         else:
             self._failure = DeliveryFailed(f"a transaction failed: {sentence_of(error)}")
         return self._failure

@@ -62,10 +62,23 @@ def guarded_kafka() -> Iterator[KafkaCluster]:
 
 def allow(cluster: KafkaCluster, user: str, topic: str, *operations: AclOperation) -> None:
     """Let a user do this with a topic."""
+    _allow(cluster, user, (ResourceType.TOPIC, topic), *operations)
+
+
+def allow_transactions(cluster: KafkaCluster, user: str) -> None:
+    """Let a user publish exactly once, to the topics that it may write to."""
+    read, write = AclOperation.READ, AclOperation.WRITE
+    _allow(cluster, user, (ResourceType.TRANSACTIONAL_ID, "*"), write, AclOperation.DESCRIBE)
+    _allow(cluster, user, (ResourceType.GROUP, "*"), read)
+
+
+def _allow(
+    cluster: KafkaCluster, user: str, what: tuple[ResourceType, str], *operations: AclOperation
+) -> None:
     admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers, **QUIET})
     bindings = [
         AclBinding(
-            *(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL),
+            *(*what, ResourcePatternType.LITERAL),
             *(f"User:{user}", "*", operation, AclPermissionType.ALLOW),
         )
         for operation in operations

@@ -17,7 +17,13 @@ import pytest
 from confluent_kafka.admin import AclOperation
 
 from tests.acceptance import relay_process
-from tests.acceptance.guarded_kafka import SmallDiskKafka, allow, guarded_kafka, login
+from tests.acceptance.guarded_kafka import (
+    SmallDiskKafka,
+    allow,
+    allow_transactions,
+    guarded_kafka,
+    login,
+)
 from tests.acceptance.relay_process import (
     HOLDS,
     Scene,
@@ -153,14 +159,16 @@ def test_a_full_disk_of_the_broker_is_waited_out(scene_with: MakeScene) -> None:
 # The configuration's
 
 
+@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 def test_a_topic_that_the_relay_may_not_write_to_stops_no_other(
-    scene_with: MakeScene, guarded: KafkaCluster
+    scene_with: MakeScene, guarded: KafkaCluster, delivery: str
 ) -> None:
     # Given two topics, to one of which the relay may write
     scene = scene_with(guarded.create_topic(partitions=2), guarded)
-    allow(guarded, "relay", scene.topic, AclOperation.DESCRIBE)
+    allow(guarded, "relay", scene.topic, AclOperation.READ)
     allowed = guarded.create_topic()
-    allow(guarded, "relay", allowed, AclOperation.WRITE, AclOperation.DESCRIBE)
+    allow(guarded, "relay", allowed, AclOperation.WRITE, AclOperation.READ)
+    allow_transactions(guarded, "relay")
     scene.commands.variables |= login(guarded, "relay")
     scene.write(each=20)
     scene.query(
@@ -168,7 +176,7 @@ def test_a_topic_that_the_relay_may_not_write_to_stops_no_other(
         topic=allowed,
     )
     # When a relay meets them
-    relay = scene.relay()
+    relay = scene.relay("--delivery", delivery)
     wait_until(lambda: guarded.read(allowed), what="the message of the other topic")
     # Then it has said which one, and what is missing
     wait_until(lambda: scene.query("select from outbox_held limit 1"), what="what is held")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 
@@ -19,6 +20,8 @@ from outbox.database_faults import (
     fault_of_sqlstate,
 )
 from outbox.errors import ConfigurationError, DatabaseUnavailable, OutboxError, SchemaMissing
+from outbox.relay.observer import Unobserved
+from outbox.relay.voice import Voice
 from outbox.store.postgresql.session import _translate
 
 #: Every SQLSTATE by its code, from the driver. It knows them by their names in PostgreSQL too.
@@ -143,3 +146,26 @@ def test_it_is_said_of_every_fault_what_happens_and_what_the_database_said() -> 
         assert fault.what_happens
         assert "the words" in str(explained(fault, "the words"))
         assert fault in SQLSTATES.values()
+
+
+def test_a_reason_of_another_kind_is_said_too_and_each_kind_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Given a relay that hears of a connection that broke, and then of a standby, again and again
+    voice = Voice("default", Unobserved())
+    away = explained(DatabaseFault.AWAY, "the connection broke")
+    standby = explained(DatabaseFault.STANDBY, "cannot execute")
+    # When it says so
+    with caplog.at_level(logging.WARNING):
+        for error in (away, away, standby, away, standby):
+            assert isinstance(error, DatabaseUnavailable)
+            voice.waits("database", "database", str(error), error.why)
+        # Then it has said each of them once
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{away}; waiting",
+            f"{standby}; waiting",
+        ]
+        # And says it again the next time
+        voice.is_well("database")
+        voice.waits("database", "database", str(away), "")
+    assert len(caplog.records) == 3
