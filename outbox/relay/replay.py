@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 #: Messages of the log that are looked at in one transaction.
 _LOOK = 10_000
 
+#: What operators have removed is read so many batches at a time.
+_REMOVALS = 100
+
 #: Messages, and bytes, that are handed to the broker at a time; and that may be in flight.
 _PAGE, _PAGE_BYTES = 500, 4 * 1024 * 1024
 _IN_FLIGHT, _IN_FLIGHT_BYTES = 10_000, 64 * 1024 * 1024
@@ -80,9 +83,20 @@ def _matches(log: RetainedLog, order: Order) -> Iterator[list[Match]]:
     after: int | None = order.after
     if order.selection.since is not None:
         after = max(order.after, log.first_since(order.selection.since))
+    removed = _removed(log, order.reach.relay)
     while after is not None:
         matches, after = log.matching(order.reach, order.selection, after, _LOOK)
-        yield matches
+        yield [match for match in matches if match.seq not in removed]
+
+
+def _removed(log: RetainedLog, relay: str) -> set[int]:
+    """Return the numbers of messages that operators have discarded or replaced: never sent."""
+    found: set[int] = set()
+    mark: int | None = 0
+    while mark is not None:
+        removals, mark = log.removals(relay, mark, _REMOVALS)
+        found.update(seq for removal in removals for seq in removal.seqs)
+    return found
 
 
 @dataclass

@@ -17,6 +17,7 @@ from outbox.publishers.kafka import KafkaPublisher
 from outbox.publishers.memory import MemoryPublisher, PublishedMessage
 from outbox.relay import replay
 from outbox.relay.replay import Order, Replay, counted, parse_token
+from outbox.store.held import Action, HeldFilter
 from outbox.store.opening import open_retained_log
 from outbox.store.retained import Selection
 from tests.verify.world import World
@@ -68,6 +69,23 @@ def test_what_is_delivered_is_sent_again_in_its_order_without_a_position(any_wor
         parcel.header("id") for parcel in sent if parcel.key != "b"
     ]
     assert {message.header("outbox-position") for message in again} == {None}
+
+
+def test_what_an_operator_has_discarded_is_not_sent_after_all(any_world: World) -> None:
+    # Given a message that was held, and discarded
+    any_world.write("a", "b", "c")
+    any_world.send(lambda parcels: [each for each in parcels if each.key != "b"])
+    names = any_world.kit.names
+    any_world.kit.writer().execute(
+        f"""insert into {names["outbox_held"]}
+                   (relay, lane, seq, created_at, id, topic, key, state, blocks)
+            select 'default', 'default', seq, created_at, id, topic, key, 'dead', true
+              from {names["outbox_message"]} where key = 'b'"""
+    )
+    action = Action(str(RUN), "ada", "host", "held discard", {"relay": "default"})
+    any_world.kit.store().held_admin().discard(HeldFilter("default"), 10, action)
+
+    assert _keys(_replayed(any_world, topics=(any_world.topic,))) == ["a", "c"]
 
 
 def test_a_page_is_bounded_and_the_order_is_kept_over_many(
