@@ -10,6 +10,9 @@ from outbox.store.trail import Trail
 #: at random, so that what kills relays at a certain time of their lives does not meet it there.
 _REST_S = (0.5, 3.0)
 
+#: How many messages are handed over together as long as none is a suspect.
+_STEP = 100
+
 
 class Caution:
     """What one term does about relays that died before it. Of no cost where none did.
@@ -20,15 +23,20 @@ class Caution:
     def __init__(self, trail: Trail, window: int, now: float, draw: random.Random) -> None:
         self._trail = trail
         self._left = window if trail.is_careful else 0
-        suspicious = trail.is_careful and trail.suspect is not None
-        self._rest_until = now + draw.uniform(*_REST_S) if suspicious else now
+        rests = trail.is_on_to_one and trail.deaths > 0
+        self._rest_until = now + draw.uniform(*_REST_S) if rests else now
         #: The message that this term has noted last.
         self.handed: int | None = None
 
     @property
     def is_on(self) -> bool:
-        """Return whether messages go one by one, each noted first."""
+        """Return whether few messages go at a time, the last of them noted first."""
         return self._left > 0
+
+    @property
+    def step(self) -> int:
+        """Return how many messages may be handed over together while it is on."""
+        return 1 if self._trail.is_on_to_one else _STEP
 
     def rest_s(self, now: float) -> float:
         """Return for how long nothing is to be handed over; 0 where anything may."""
@@ -39,12 +47,13 @@ class Caution:
         return self._trail.deaths if self.is_on and self._trail.proves(seq) else 0
 
     def acquit(self) -> None:
-        """Let no message be a suspect any more: what is held is tried again when it is mended."""
+        """Let no message be a suspect any more."""
         self._trail = Trail(self._trail.crashes)
 
-    def passed(self, messages: int) -> None:
-        """Note that messages were delivered."""
+    def passed(self, messages: int) -> bool:
+        """Note that messages were delivered; return whether the suspect was the last of them."""
         self._left = max(self._left - messages, 0)
+        return messages > 0 and self.handed is not None and self.handed == self._trail.suspect
 
     def caught_up(self) -> None:
         """Note that nothing is left that relays before can have died of."""

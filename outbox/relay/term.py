@@ -21,7 +21,7 @@ from outbox.publishers.base import (
 )
 from outbox.record import Page, Position, Record, payload_sizes
 from outbox.relay.caution import Caution
-from outbox.relay.held import Attempt, Division
+from outbox.relay.held import Attempt, Division, cut_of, joined, split
 from outbox.relay.holding import Holding
 from outbox.relay.observer import Observer, Unobserved
 from outbox.relay.pace import Allowance
@@ -103,7 +103,8 @@ class Term:
         self._caution = Caution(lease.trail, window, clock(), draw)
         #: For how long it was to hand over nothing when it had its last turn; 0 where it may.
         self.rest_s = self._caution.rest_s(clock())
-        self._allowed = 1 if cautious or self._caution.is_on else self._limit
+        self._allowed = self._caution.step if self._caution.is_on else self._limit
+        self._allowed = 1 if cautious else self._allowed
         self._holding = holding or Holding(store.held, None, clock, draw)
         self._holding.one_by_one = self._caution.is_on
         self._holding.begin(lease, cautious=cautious)
@@ -128,7 +129,8 @@ class Term:
             if step is not None:
                 return step
             is_due = False
-        page = self._read(at_most) if read and self._has_room and not is_due else None
+        asked = read and self._has_room and not is_due
+        page = self._read(at_most) if asked else None
         if page is not None:
             # Finding it may have taken longer than the lease lasts by our clock. Without this a
             # relay would throw away what was found slowly, and look for it again, for ever.
@@ -137,7 +139,7 @@ class Term:
         self._poll(0 if page is not None or not self._in_flight else wait_s)
         delivered = self._settle()
         if self._caution.is_on:
-            self._go_carefully(delivered, asked=read and page is None)
+            self._go_carefully(delivered, nothing_new=asked and page is None)
         elif delivered and not self._in_flight:
             self._allowed = min(self._allowed * 2, self._limit)
         self.save_if_due()
@@ -158,12 +160,18 @@ class Term:
         """Return the number of the last message that was noted before it was handed over."""
         return self._caution.handed
 
-    def _go_carefully(self, delivered: int, *, asked: bool) -> None:
+    def _go_carefully(self, delivered: int, *, nothing_new: bool) -> None:
         """End the care once relays before cannot have had more on their way, or nothing is left."""
-        self._caution.passed(delivered)
-        if asked and not self._in_flight and not self._holding.is_due:
+        self._pass(delivered)
+        if nothing_new and not self._in_flight and not self._holding.is_due:
             self._caution.caught_up()
         self._holding.one_by_one = self._caution.is_on
+        self._allowed = self._caution.step
+
+    def _pass(self, delivered: int) -> None:
+        if self._caution.passed(delivered) and self.handed is not None:
+            self._store.acquit(self._lease, self.handed)
+            self._caution.acquit()
 
     def _acquit(self, holds: Sequence[Hold]) -> None:
         """Let messages be tried as any other, should an operator requeue them."""
@@ -224,6 +232,11 @@ class Term:
         return self._reader.ended and not self._in_flight
 
     @property
+    def nothing_at(self) -> str | None:
+        """Return the store's moment in which there was nothing to read, None if there was."""
+        return self._reader.nothing_at
+
+    @property
     def in_flight(self) -> bool:
         """Return whether messages wait for an acknowledgement."""
         return bool(self._in_flight)
@@ -270,6 +283,12 @@ class Term:
 
     def _send(self, page: Page) -> None:
         """Send a page but for what cannot be sent, which is held before the rest goes."""
+        rest: Page | None = page
+        while rest is not None:
+            rest = self._send_first(rest)
+
+    def _send_first(self, page: Page) -> Page | None:
+        """Send a page as far as may be before something arrives; return what is left of it."""
         self._mark = page.mark or self._mark
         if self._reader.lanes_changed:
             self._holding.share()
@@ -277,25 +296,37 @@ class Term:
         if division is None and self._caution.is_on:
             division = self._condemned(page.records)
         while True:
+            if division is not None and (index := cut_of(page.records, division)) is not None:
+                first, rest = split(page, index)
+                left = self._send_first(first)
+                return rest if left is None else joined(left, rest)
             if division is not None:
+                if division.stopped:
+                    self._arrive()
                 page = self._hold(page, division)
             sent = self._in_flight.add(page, self._clock())
             if not page.records:
-                return
+                return None
             try:
                 self._publish(sent)
             except (BrokerUnavailable, MessageRefused) as error:
                 division = self._refused(sent, error)
             else:
                 self._observer.sent(page)
-                return
+                return None
+
+    def _arrive(self) -> None:
+        """Wait for what is in flight, before a key is stopped that may have messages there."""
+        self._settle_while(lambda: bool(self._in_flight), self._settings.drain_timeout_s)
+        if self._in_flight:
+            raise DeliveryFailed(f"Kafka does not answer: {self._publisher.trouble}")
 
     def _condemned(self, records: Sequence[Record]) -> Division | None:
         deaths = self._caution.deaths_by(records[0][0]) if records else 0
         return self._holding.condemn(Record(*records[0]), deaths) if deaths else None
 
     def _publish(self, sent: SentPage) -> None:
-        self._note(sent.page.records[0][0])
+        self._note(sent.page.records[-1][0])
         with self._at_the_broker():
             self._publisher.publish(
                 list(sent.page.records),
@@ -369,6 +400,7 @@ class Term:
             if attempt.delivered or attempt.failed:
                 self._move(lambda at: self._holding.settle(attempt, at, self._lease_s))
                 self._acquit(attempt.failed)
+                self._pass(len(attempt.delivered))
                 self._observer.retried(attempt.arrived, attempt.failures)
         size = sum(payload_sizes(held.record for held in group))
         return Step(len(group), len(attempt.delivered), size)

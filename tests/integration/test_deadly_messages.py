@@ -24,7 +24,8 @@ from tests.conformance.store_kit import StoreKit
 from tests.terms import begin_term, die
 from tests.waiting import wait_until
 
-ENOUGH = CAREFUL_AFTER + PROVEN_AFTER
+#: One more dies to tell about where the message is.
+ENOUGH = CAREFUL_AFTER + 1 + PROVEN_AFTER
 
 
 class Killed(BaseException):

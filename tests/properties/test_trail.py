@@ -29,7 +29,10 @@ def test_only_deaths_in_a_row_with_the_same_message_prove_anything(
     died_with: list[int | None], seq: int
 ) -> None:
     in_a_row = len(list(takewhile(lambda each: each == seq, reversed(died_with))))
-    assert after(died_with).proves(seq) == (in_a_row >= PROVEN_AFTER)
+    before = died_with[-in_a_row - 1] if in_a_row < len(died_with) else None
+    # The first one had messages before it on their way, too.
+    alone = in_a_row - (before is None)
+    assert after(died_with).proves(seq) == (alone >= PROVEN_AFTER)
 
 
 @given(deaths, seqs)
@@ -38,7 +41,8 @@ def test_a_relay_that_dies_with_nothing_handed_over_clears_every_message(
 ) -> None:
     trail = after([*died_with, None])
     assert (trail.suspect, trail.deaths) == (None, 0)
-    assert not after([seq] * (PROVEN_AFTER - 1), trail).proves(seq)
+    assert not after([seq] * PROVEN_AFTER, trail).proves(seq)
+    assert after([seq] * (PROVEN_AFTER + 1), trail).proves(seq)
 
 
 @given(deaths)
@@ -80,7 +84,8 @@ def test_without_enough_deaths_nothing_is_different(
 
 @given(draws)
 def test_it_rests_only_before_a_suspect(draw: random.Random) -> None:
-    assert Caution(CAREFUL, 10, 100.0, draw).rest_s(100.0) == 0
+    for trail in (CAREFUL, Trail(CAREFUL_AFTER + 1, None, 7)):
+        assert Caution(trail, 10, 100.0, draw).rest_s(100.0) == 0
     rest_s = Caution(SUSPICIOUS, 10, 100.0, draw).rest_s(100.0)
     assert 0.5 <= rest_s <= 3.0
     assert Caution(SUSPICIOUS, 10, 100.0, draw).rest_s(103.0) == 0
@@ -151,3 +156,14 @@ def test_what_kills_relays_at_any_time_hardly_ever_finds_a_message_to_blame(
         # Without the rest it is another matter
         monkeypatch.setattr("outbox.relay.caution._REST_S", (0.0, 0.0))
         assert blamed(random.Random(1), mean_life_s, terms) > 10
+
+
+def test_messages_go_one_by_one_up_to_where_relays_died_and_then_more_at_a_time() -> None:
+    caution = Caution(Trail(CAREFUL_AFTER + 1, None, 7), 1_000, 0.0, random.Random(1))
+    assert caution.step == 1
+    caution.handed = 6
+    assert not caution.passed(1)
+    caution.handed = 7
+    assert caution.passed(1)
+    caution.acquit()
+    assert caution.step > 1
