@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  outbox-relay held edit 018f3f1e-0000-7000-8000-000000000001 --payload-file -
+  outbox-relay held edit 018f3f1e-0000-7000-8000-000000000001 --payload-file - --yes
   outbox-relay held edit 018f3f1e-0000-7000-8000-000000000001 --topic orders.large --dry-run
   outbox-relay held edit 018f3f1e-0000-7000-8000-000000000001 --header region=eu --yes"""
 
@@ -44,7 +44,7 @@ def _headers(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...
 @click.option("--payload", metavar="TEXT", help="The payload, as text (UTF-8).")
 @click.option(
     "--payload-file",
-    type=click.File("rb"),
+    type=click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True),
     metavar="FILE",
     help="The payload, byte by byte what is in a file; - for stdin.",
 )
@@ -91,6 +91,8 @@ def edit(
     """
     from outbox.writer.editing import edited
 
+    if given["payload_file"] == "-" and not (yes or dry_run):
+        raise click.UsageError("stdin is the payload, so nobody can be asked: give --yes")
     changes = _changes(given)
     with connected_store(settings_from(given)) as store:
         admin = held_admin(store, relay)
@@ -118,17 +120,32 @@ def edit(
 def _changes(given: dict[str, Any]) -> Changes:
     from outbox.writer.editing import Changes
 
-    text: str | None = given.pop("payload")
-    file: IO[bytes] | None = given.pop("payload_file")
-    if text is not None and file is not None:
-        raise click.UsageError("give --payload or --payload-file, not both")
-    payload = text.encode() if text is not None else None if file is None else file.read()
+    payload = _payload(given.pop("payload"), given.pop("payload_file"))
     names = ("topic", "key", "content_type", "headers", "without", "clear")
     own = {name: given.pop(name) for name in names}
     changes = Changes(payload=payload, type=given.pop("type_"), **own)
     if changes == Changes(headers={}):
         raise click.UsageError("say what is to be changed: --payload, --topic, --header, …")
     return changes
+
+
+def _payload(text: str | None, file: str | None) -> bytes | None:
+    if text is not None and file is not None:
+        raise click.UsageError("give --payload or --payload-file, not both")
+    if text is not None:
+        return _encoded(text)
+    if file is None:
+        return None
+    with click.open_file(file, "rb") as opened:
+        data: bytes = opened.read()
+    return data
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:  # bytes of the command line that are no text
+        raise click.UsageError("--payload is not UTF-8: give it as --payload-file") from error
 
 
 def _the_one(admin: HeldAdmin, relay: str, id_: str, position: int | None) -> HeldMessage:

@@ -81,11 +81,11 @@ def edited(old: Record, changes: Changes, limit: int = MAX_MESSAGE_BYTES) -> Edi
 
 def _kept(old: Record, changes: Changes) -> WireHeaders:
     """Return the headers that stay."""
-    if changes.clear or old.headers is None:
+    if changes.clear:
         return []
     gone = {*changes.without, *(changes.headers or {})}
     try:
-        pairs = user_headers(old.headers)
+        pairs = user_headers(old.headers or "[]")
     except MessageRefused as error:
         raise InvalidMessage(f"{error}: leave them out with --clear-headers") from error
     names = {name for name, _ in pairs}

@@ -70,6 +70,18 @@ def test_what_is_held_is_listed_and_shown(
         (["show", ID.format(9)], 1, "holds no message"),
         (["list", "--name", "nobody"], 78, "no relay called 'nobody'"),
         (["discard", "--all-matching", "--name", "nobody", "--yes"], 78, "no relay called"),
+        (["edit", ID.format(1)], 2, "say what is to be changed"),
+        (["edit", ID.format(2), "--payload", "y", "--yes"], 1, "is blocked, and may go any moment"),
+        (["edit", ID.format(9), "--payload", "y", "--yes"], 1, "holds no message"),
+        (["edit", ID.format(1), "--payload", "y"], 1, "the payload is another one"),
+        (["edit", ID.format(1), "--payload", "y", "--payload-file", __file__], 2, "not both"),
+        (["edit", ID.format(1), "--payload-file", "-"], 2, "stdin is the payload"),
+        (["edit", ID.format(1), "--topic", "bad topic", "--yes"], 2, "not a valid Kafka topic"),
+        (["edit", ID.format(1), "--header", "id=7", "--yes"], 2, "'id' is reserved"),
+        (["edit", ID.format(1), "--header", "region", "--yes"], 2, "is not NAME=VALUE"),
+        (["edit", ID.format(1), "--header", "a=1", "--header", "a=2"], 2, "'a' is given twice"),
+        (["edit", ID.format(1), "--remove-header", "a", "--yes"], 2, "no header 'a'"),
+        (["edit", ID.format(1), "--payload", "y" * 1_000_001, "--yes"], 2, "the limit is"),
     ],
 )
 def test_mistakes_change_nothing(
@@ -109,6 +121,59 @@ def test_what_was_done_is_in_the_audit(database: Path, capsys: pytest.CaptureFix
     assert actions[0]["what"]["key"] == "ada"  # type: ignore[index]  # JSON
     assert run(["audit", "list"]) == 0
     assert "held discard" in capsys.readouterr().out
+
+
+def test_a_message_is_edited_with_what_is_given_and_the_rest_as_it_was(
+    database: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    connection = connect_sqlite(str(database))
+    connection.execute("""update outbox_held set headers = '{"a":"1","b":"2"}', type = 't'""")
+    (tmp_path / "mended").write_bytes(b"\x00\xff")
+    edit = ["held", "edit", ID.format(1), "--payload-file", str(tmp_path / "mended")]
+    edit += ["--header", "b=3", "--header", "c=4"]
+
+    # Only looked at, nothing changes
+    tried = printed(capsys, *edit, "--dry-run")
+    assert (tried["schema"], tried["changed"]) == ("outbox.held.edit/1", 0)
+    assert states(database) == ["dead", "blocked", "blocked"]
+
+    done = printed(capsys, *edit, "--yes")
+    assert (done["changed"], done["replaces"], done["changes"]) == (
+        1,
+        ID.format(1),
+        ["headers", "payload"],
+    )
+    rows = connection.execute(
+        "select id, topic, key, type, payload, headers from outbox_held where seq = 1"
+    ).fetchall()
+    connection.close()
+    (message,) = [done["message"]]
+    assert rows == [
+        (
+            message["id"],  # type: ignore[index]  # JSON
+            "orders",
+            "ada",
+            "t",
+            b"\x00\xff",
+            f'[["a","1"],["b","3"],["c","4"],["outbox-edited-from","{ID.format(1)}"]]',
+        )
+    ]
+    assert states(database) == ["retrying", "blocked", "blocked"]
+
+
+def test_of_several_with_one_id_the_position_says_which(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connection = connect_sqlite(str(database))
+    connection.execute(f"update outbox_held set id = '{ID.format(1)}', state = 'dead', blocks = 0")
+    connection.close()
+    assert run(["held", "edit", ID.format(1), "--payload", "y", "--yes"]) == 2
+    assert "say --position, of 1, 2, 3" in capsys.readouterr().err
+    done = printed(
+        capsys, "held", "edit", ID.format(1), "--payload", "y", "--position", "2", "--yes"
+    )
+    assert done["position"] == 2
+    assert states(database) == ["dead", "retrying", "dead"]
 
 
 def test_the_status_tells_what_is_held(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
