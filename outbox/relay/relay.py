@@ -34,6 +34,10 @@ _LIMITED_REST_S = 0.05
 #: part of its time at the most.
 _ASK_EVERY_S, _ASKING = 1.0, 0.01
 
+#: For so long, in seconds, a relay that has nothing to do only glances at the log: whether there
+#: can be anything new. Then it looks after everything again.
+_GLANCES_S = 0.25
+
 _DATABASE = "database"
 
 
@@ -195,14 +199,20 @@ class Relay:
         self._service.finish()
 
     def _rest(self, stop: threading.Event, wait_s: float) -> None:
-        if self._service.terms:
-            every_s = min(self._settings.lease_s / 4, self._settings.heartbeat_s)
+        if not self._service.terms:
+            until_retry_s = self._service.retry_at - self._clock()
+            stop.wait(min(max(until_retry_s, _FIRST_WAIT_S), STANDBY_INTERVAL_S))
+            return
+        every_s = min(self._settings.lease_s / 4, self._settings.heartbeat_s)
+        glance_until = self._clock() + _GLANCES_S
+        is_idle = wait_s >= self._settings.poll_interval_s
+        while True:
             due_s = min(self._scheduler.due_in_s(), self._service.due_in_s)
             rest(self._waker, stop, wait_s, self._keep_house, every_s, due_s)
-            self._service.ask_all()
-            return
-        until_retry_s = self._service.retry_at - self._clock()
-        stop.wait(min(max(until_retry_s, _FIRST_WAIT_S), STANDBY_INTERVAL_S))
+            may_glance = is_idle and due_s > wait_s and self._clock() < glance_until
+            if not may_glance or stop.is_set() or not self._service.is_still():
+                break
+        self._service.ask_all()
 
     def _reached(self, goal: _Goal, step: Step) -> bool:
         service = self._service

@@ -330,6 +330,14 @@ class Service:
                 self._step(seat, min(wait_s, 0.001), read=False)
                 return
 
+    def is_still(self) -> bool:
+        """Return whether one question tells that no stream has anything new."""
+        known = {term.nothing_at for term in self.terms}
+        if len(known) != 1 or None in known:
+            return False
+        with self._observer.waiting("database"):
+            return self._store.moment() in known
+
     def ask_all(self) -> None:
         """Let every stream be asked in the next turn: the relay has rested."""
         for seat in self._seats.values():

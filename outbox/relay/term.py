@@ -232,6 +232,11 @@ class Term:
         return self._reader.ended and not self._in_flight
 
     @property
+    def nothing_at(self) -> str | None:
+        """Return the store's moment in which there was nothing to read, None if there was."""
+        return self._reader.nothing_at
+
+    @property
     def in_flight(self) -> bool:
         """Return whether messages wait for an acknowledgement."""
         return bool(self._in_flight)

@@ -135,6 +135,10 @@ class LogReader(Protocol):
         """Return whether the stream is none of the log's any more, and nothing of it is left."""
 
     @property
+    def nothing_at(self) -> str | None:
+        """Return the store's moment in which there was nothing to read, None if there was."""
+
+    @property
     def lanes_changed(self) -> bool:
         """Return whether lanes were ever changed: others may have held messages of our keys."""
 
@@ -203,6 +207,12 @@ class Store(Protocol):
 
     def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
         """Remember the broker cluster this relay name publishes to. Raises LeaseLost."""
+
+    def moment(self) -> str:
+        """Return a text that changes when any transaction ends; empty where that is not known.
+
+        It is asked 20 times a second, so it has to be cheap.
+        """
 
     def horizon(self) -> str:
         """Return a mark of what is committed now, for `delivered`."""

@@ -57,6 +57,11 @@ class SQLiteReader:
         return self._after >= present.after_seq and self._lease.lane not in present.lanes.streams
 
     @property
+    def nothing_at(self) -> None:
+        """Return None: to read is as cheap as anything."""
+        return
+
+    @property
     def lanes_changed(self) -> bool:
         """Return whether lanes were ever changed: others may have held messages of our keys."""
         return len(self._eras) > 1

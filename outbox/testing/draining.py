@@ -180,6 +180,10 @@ class _StoreOfRows:
     def bind_cluster(self, lease: Lease, cluster_id: str) -> None:
         """Do nothing: there is no cluster."""
 
+    def moment(self) -> str:
+        """Return nothing."""
+        return ""
+
     def horizon(self) -> str:
         """Return the highest number."""
         return str(self._records[-1].seq if self._records else 0)
@@ -229,6 +233,11 @@ class _ReaderOfRows:
     def ended(self) -> bool:
         """Return False: more rows may come in another term."""
         return False
+
+    @property
+    def nothing_at(self) -> None:
+        """Return None."""
+        return
 
     @property
     def lanes_changed(self) -> bool:

@@ -254,6 +254,7 @@ class TestPace:
 
         class SlowReader:
             lanes_changed = False
+            nothing_at = None
 
             def __init__(self, reader: Any) -> None:
                 self._reader = reader

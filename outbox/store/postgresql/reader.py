@@ -101,6 +101,11 @@ class PostgreSQLReader:
         return self._has_ended and self._is_told
 
     @property
+    def nothing_at(self) -> str | None:
+        """Return the moment in which there was nothing to read, None if there was."""
+        return None if self._nothing_at is None else str(self._nothing_at)
+
+    @property
     def lanes_changed(self) -> bool:
         """Return whether lanes were ever changed: others may have held messages of our keys."""
         return self._lanes.generation > 0
@@ -179,7 +184,8 @@ class PostgreSQLReader:
         self, connection: psycopg.Connection, max_rows: int, max_bytes: int
     ) -> Page | None:
         """Make a plan, read its first page, save the plan; in one transaction, in this order."""
-        if self._nothing_at is not None and self._is_still(self._nothing_at):
+        # An idle relay's one question. On a standby the answer is none, so that the next finds out.
+        if self._nothing_at is not None and self._session.moment() == self.nothing_at:
             return None
         sequence_value, snapshot, generation = self._look(connection)
         if generation != self._lanes.generation:
@@ -246,16 +252,6 @@ class PostgreSQLReader:
         plan = self._plan
         mark = Mark(self._lease.log_id, plan.no, plan.token, self._after)
         return Page(plan.no, records, Position(plan.no, self._after), mark.text)
-
-    def _is_still(self, snapshot: Snapshot) -> bool:
-        """Return whether no transaction has ended since a snapshot: an idle relay's one question.
-
-        On a standby the answer is no, so that the next question finds out.
-        """
-        self._session.latest_snapshot = self._session.text_of(
-            "select case when pg_is_in_recovery() then '' else pg_current_snapshot()::text end"
-        )
-        return self._session.latest_snapshot == str(snapshot)
 
     def _answered(
         self, ask: Callable[[], _Answer], asked: _Answer | None = None

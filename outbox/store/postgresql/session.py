@@ -97,6 +97,13 @@ class Session:
         except psycopg.Error as error:
             raise _translate(error) from error
 
+    def moment(self) -> str:
+        """Return the present snapshot's text, empty on a standby."""
+        self.latest_snapshot = self.text_of(
+            "select case when pg_is_in_recovery() then '' else pg_current_snapshot()::text end"
+        )
+        return self.latest_snapshot
+
     def text_of(self, query: str) -> str:
         """Return the one text that a query yields, in the cheapest way; call it in `translated`."""
         connection = self.connection

@@ -244,6 +244,11 @@ class PostgreSQLStore(PostgreSQLAdmin):
             )
         return plans
 
+    def moment(self) -> str:
+        """Return a text that changes when any transaction ends; empty on a standby."""
+        with self.session.translated():
+            return self.session.moment()
+
     def reader(self, lease: Lease) -> PostgreSQLReader:
         """Return a reader that begins at the lease's position."""
         with self.session.translated() as connection:
