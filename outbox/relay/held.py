@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from outbox.config.retry_rules import RetryRules
-from outbox.record import Record
+from outbox.record import Mark, Page, Position, Record
 from outbox.store.held import HeldRecord, Hold, Place
 
 
@@ -72,6 +72,41 @@ class Divider:
         found.holds.append(hold)
         if hold.blocks and place is not None:
             found.stopped.add(place)
+
+
+def cut_of(records: Sequence[Record], division: Division) -> int | None:
+    """Return the index of the first message that stops its key behind others of the page.
+
+    Those others must have arrived before it is held: else, after a crash, they would be read again
+    while it stops their key, and come after it.
+    """
+    heads = {hold.seq for hold in division.holds if hold.blocks and hold.state != "blocked"}
+    before: set[Place] = set()
+    for index, record in enumerate(records):
+        if record[3] is not None:
+            place = (record[2], record[3])
+            if record[0] in heads and place in before:
+                return index
+            before.add(place)
+    return None
+
+
+def split(page: Page, index: int) -> tuple[Page, Page]:
+    """Return the page up to a message, and from it on."""
+    end = Position(page.batch, page.records[index - 1][0])
+    mark = Mark.parse(page.mark)
+    first = replace(
+        page,
+        records=page.records[:index],
+        end=end,
+        mark="" if mark is None else mark._replace(seq=end.seq).text,
+    )
+    return first, replace(page, records=page.records[index:])
+
+
+def joined(first: Page, rest: Page) -> Page:
+    """Return two parts of a page that follow each other as one."""
+    return replace(rest, records=[*first.records, *rest.records])
 
 
 def expired(seq: int, attempts: int = 0) -> Hold:

@@ -21,7 +21,7 @@ from outbox.publishers.base import (
 )
 from outbox.record import Page, Position, Record, payload_sizes
 from outbox.relay.caution import Caution
-from outbox.relay.held import Attempt, Division
+from outbox.relay.held import Attempt, Division, cut_of, joined, split
 from outbox.relay.holding import Holding
 from outbox.relay.observer import Observer, Unobserved
 from outbox.relay.pace import Allowance
@@ -283,6 +283,12 @@ class Term:
 
     def _send(self, page: Page) -> None:
         """Send a page but for what cannot be sent, which is held before the rest goes."""
+        rest: Page | None = page
+        while rest is not None:
+            rest = self._send_first(rest)
+
+    def _send_first(self, page: Page) -> Page | None:
+        """Send a page as far as may be before something arrives; return what is left of it."""
         self._mark = page.mark or self._mark
         if self._reader.lanes_changed:
             self._holding.share()
@@ -290,18 +296,30 @@ class Term:
         if division is None and self._caution.is_on:
             division = self._condemned(page.records)
         while True:
+            if division is not None and (index := cut_of(page.records, division)) is not None:
+                first, rest = split(page, index)
+                left = self._send_first(first)
+                return rest if left is None else joined(left, rest)
             if division is not None:
+                if division.stopped:
+                    self._arrive()
                 page = self._hold(page, division)
             sent = self._in_flight.add(page, self._clock())
             if not page.records:
-                return
+                return None
             try:
                 self._publish(sent)
             except (BrokerUnavailable, MessageRefused) as error:
                 division = self._refused(sent, error)
             else:
                 self._observer.sent(page)
-                return
+                return None
+
+    def _arrive(self) -> None:
+        """Wait for what is in flight, before a key is stopped that may have messages there."""
+        self._settle_while(lambda: bool(self._in_flight), self._settings.drain_timeout_s)
+        if self._in_flight:
+            raise DeliveryFailed(f"Kafka does not answer: {self._publisher.trouble}")
 
     def _condemned(self, records: Sequence[Record]) -> Division | None:
         deaths = self._caution.deaths_by(records[0][0]) if records else 0

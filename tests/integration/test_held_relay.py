@@ -339,3 +339,31 @@ def test_where_nothing_is_held_nobody_asks(kit: StoreKit) -> None:
         store._open.set_trace_callback(None)  # type: ignore[attr-defined]
     assert asked
     assert [sql for sql in asked if "outbox_held" in sql] == []
+
+
+def test_a_message_stops_its_key_only_when_those_before_it_have_arrived(kit: StoreKit) -> None:
+    """Else a crash between the two would bring them back into a key that is stopped: after it."""
+    # Given messages of a key before one that is refused, in its page and in the page before
+    broker = Broker(bad={b"a5", b"b2"})
+    write(kit, "a1", "b1", "a2", "a3", "c1", "a4", "b2", "a5", "a6", "c2")
+    arrived: list[tuple[set[int], list[bytes | None]]] = []
+    store = kit.store()
+    keeper = store.held()
+    hold = keeper.hold
+
+    def noted(lease: Any, position: Any, lease_s: float, holds: Any) -> None:
+        arrived.append(({each.seq for each in holds}, list(broker.payloads)))
+        hold(lease, position, lease_s, holds)
+
+    keeper.hold = noted
+    store.held = lambda: keeper
+    settings = RelaySettings(retry=RetryRules(LATER), page_messages=5)
+    # When they are relayed
+    with Relay(store, broker.publisher, settings) as running:
+        running.run_once()
+    # Then whenever one was held, all before it in its key were there, and nothing else is amiss
+    there = {seq: set(payloads) for seqs, payloads in arrived for seq in seqs}
+    assert {b"a1", b"a2", b"a3", b"a4"} <= there[8]
+    assert b"b1" in there[7]
+    assert held(kit) == {"b2": "retrying", "a5": "retrying", "a6": "blocked"}
+    assert sorted(broker.payloads) == [b"a1", b"a2", b"a3", b"a4", b"b1", b"c1", b"c2"]
