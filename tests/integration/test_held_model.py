@@ -29,6 +29,7 @@ from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
 from outbox.store.held import Action, HeldFilter
 from outbox.store.opening import open_store
+from outbox.writer.editing import Changes, edited
 from tests.conformance.store_kit import StoreKit
 from tests.servers.postgresql import PostgreSQLServer
 
@@ -136,6 +137,7 @@ class Machine:
     discarded: set[int] = field(default_factory=set)
     crashed: bool = False
     batch: int = 7
+    edited: int = 0
 
     def write(self, keys: str, topic: str) -> None:
         mark = "?" if self.kit.url.dialect == "sqlite" else "%s"
@@ -163,6 +165,20 @@ class Machine:
 
     def discard_key(self, topic: str, key: str) -> None:
         self._operate("discard", HeldFilter("default", topic=topic, key=key))
+
+    def edit_dead(self, which: int) -> None:
+        """Replace a dead message by one that is told apart by its length only."""
+        store = self.kit.store()
+        admin = store.held_admin()
+        found = admin.find(HeldFilter("default", ("dead",)), 100)
+        if found:
+            message = found[which % len(found)]
+            old = admin.content("default", message.seq)
+            assert old is not None
+            new = edited(old, Changes(payload=b" " + bytes(old.payload or b"")))
+            assert admin.edit(message, "default", new, OPERATOR)
+            self.edited += 1
+        store.close()
 
     def _operate(self, verb: str, which: HeldFilter) -> None:
         store = self.kit.store()
@@ -239,6 +255,7 @@ STEPS = st.one_of(
     st.tuples(st.just("fail"), st.integers(0, 30)),
     st.tuples(st.just("lose_topic"), st.sampled_from(TOPICS)),
     st.tuples(st.just("requeue")),
+    st.tuples(st.just("edit_dead"), st.integers(0, 9)),
     st.tuples(st.just("discard_dead")),
     st.tuples(st.just("discard_key"), st.sampled_from(TOPICS), st.sampled_from("ab")),
     st.tuples(st.just("run"), st.none() | st.integers(0, 25)),
@@ -253,13 +270,14 @@ FAST = {
 }
 
 
-def live_through(kit: StoreKit, story: list[tuple[Any, ...]], late: bool) -> None:
+def live_through(kit: StoreKit, story: list[tuple[Any, ...]], late: bool) -> Machine:
     machine = Machine(kit)
     machine.tell_late(late)
     for verb, *arguments in story:
         getattr(machine, verb)(*arguments)
     machine.settle_everything()
     machine.check()
+    return machine
 
 
 @pytest.fixture(autouse=True)
@@ -278,6 +296,30 @@ def test_any_story_ends_well_on_sqlite(story: list[tuple[Any, ...]], late: bool)
             live_through(kit, story, late)
         finally:
             kit.close()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("life", range(0, 24, 2))
+def test_edited_messages_keep_their_place_whenever_the_relay_is_killed(
+    tmp_path: Path, life: int, *, late: bool
+) -> None:
+    kit = StoreKit(DatabaseUrl.parse(f"sqlite:///{tmp_path}/log.db"))
+    story = [
+        ("write", "aabaa", "t"),
+        ("fail", 0),
+        ("run", None),
+        ("edit_dead", 0),
+        ("run", life),
+        ("write", "ab", "t"),
+        ("requeue",),
+        ("run", None),
+        ("edit_dead", 0),
+        ("fail", 0),
+        ("run", life),
+    ]
+    machine = live_through(kit, story, late)
+    kit.close()
+    assert machine.edited > 1
 
 
 @pytest.mark.postgresql
