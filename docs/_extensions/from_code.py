@@ -63,10 +63,11 @@ def default_properties() -> str:
 
 def headers() -> str:
     """The headers that the relay sets."""
-    from outbox.headers import RESERVED, RESERVED_PREFIX
+    from outbox.headers import EDITED_FROM, RESERVED, RESERVED_PREFIX
 
     rows = [(f"`{name}`", f"{reason}") for name, reason in RESERVED.items()]
     rows.append((f"`{RESERVED_PREFIX}position`", "given at publication, by the relay"))
+    rows.append((f"`{EDITED_FROM}`", "the message that it replaces, where an operator edited it"))
     return _table(("Header", "Where its value comes from"), rows)
 
 
