@@ -128,10 +128,12 @@ class TopicLimits:
         """
         # Sizes are taken to the byte only of what may be too large; headers alone never make it so.
         suspicious = min([self._client_limit, *self._limits.values()]) // 2
-        sizes = list(payload_sizes(records))
-        if max(sizes, default=0) <= suspicious and not self._compacted and not self._impossible:
+        is_light = max(payload_sizes(records), default=0) <= suspicious
+        if is_light and not self._compacted and not self._impossible:
             return
-        suspects = [index for index, size in enumerate(sizes) if size > suspicious]
+        suspects = [
+            index for index, record in enumerate(records) if len(record[4] or b"") > suspicious
+        ]
         if not self._reasons(records, wires, suspects):
             return
         # Somebody may have changed the topic since we asked.

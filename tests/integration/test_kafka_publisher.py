@@ -192,14 +192,15 @@ def test_smaller_batches_keep_the_order_of_what_was_sent_before(
 def test_an_oversized_message_is_refused_before_anything_of_its_page_is_sent(
     kafka: KafkaServer, new_sending: NewSending
 ) -> None:
-    # Given a page with a message that is too large for its topic
+    # Given a page with a message that is too large for its topic, behind some without payloads
     topic = kafka.create_topic(partitions=1, max_message_bytes="20000")
     guilty = record(topic, payload=bytes(20_001))
+    some_before = [record(topic, payload=None), *some_records(topic, 50)]
     sending = new_sending()
 
     # When it is published, then message, topic and sizes are named
     with pytest.raises(MessageRefused, match=rf"{guilty.id}.*'{topic}'.* 20\d\d\d bytes.*20000"):
-        sending.publish([*some_records(topic, 50), guilty])
+        sending.publish([*some_before, guilty])
 
     # And nothing was sent
     sending.publisher.close()
