@@ -101,15 +101,16 @@ class Holding:
         self._group = 1 if cautious or self.one_by_one else _GROUP
         self._shared = self._held.may_be_shared(lease)
         self._keys = self._held.stopped_keys(lease, _KNOWN_KEYS)
-        for topic in self._held.waiting_topics(lease):
-            reason = f"topic {topic!r} could not be written to; it is tried from time to time"
-            self._closed.setdefault(topic, _Closed(reason, 0, self._clock()))
+        self._learn_closed()
         anything = self._held.outlook(lease).anything
-        self._look_at = self._clock() if anything or self._closed else float("inf")
+        looks = anything or self._closed or self._shared
+        self._look_at = self._clock() if looks else float("inf")
         self._mend_at, self._mended_to = self._clock(), None
 
     def share(self) -> None:
         """Take it from now on that other streams may hold messages of our keys, or have held."""
+        if not self._shared and self.enabled:
+            self._look_at = min(self._look_at, self._clock())
         self._shared = True
 
     def pause(self, topics: frozenset[str]) -> None:
@@ -218,6 +219,13 @@ class Holding:
             self._mended_to = self._held.mend(self._lease, self._mended_to, _MENDED)
             self._mend_at = self._clock() + (_LOOK_S if self._mended_to else _MEND_S)
             self._keys = self._held.stopped_keys(self._lease, _KNOWN_KEYS)
+            self._learn_closed()
+
+    def _learn_closed(self) -> None:
+        """Learn which topics are waited for, also by what was another stream's until now."""
+        for topic in self._held.waiting_topics(self._lease):
+            reason = f"topic {topic!r} could not be written to; it is tried from time to time"
+            self._closed.setdefault(topic, _Closed(reason, 0, self._clock()))
 
     def _probe(self) -> list[HeldRecord]:
         """Return a message of a topic that may be there again."""
@@ -250,7 +258,9 @@ class Holding:
     def _look_later(self) -> None:
         outlook = self._held.outlook(self._lease)
         if not outlook.anything:
-            self._keys, self._look_at = set(), float("inf")
+            # What another stream holds may become ours when the number of shards changes.
+            later = self._clock() + _MEND_S if self._shared else float("inf")
+            self._keys, self._look_at = set(), later
             return
         wait_s = _LOOK_S if outlook.next_due_s is None else min(max(outlook.next_due_s, 0), _LOOK_S)
         self._look_at = self._clock() + (0 if self._waking else wait_s)

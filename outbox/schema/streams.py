@@ -50,16 +50,17 @@ def present_streams(names: Names) -> str:
          where l.generation = {present_generation(names)}"""
 
 
-def is_changing(names: Names, relay: str) -> str:
+def is_changing(names: Names, relay: str, lane: str | None = None) -> str:
     """Return an SQL condition: a stream has not delivered what is of earlier lanes.
 
     Until then it is not certain whose a message is. A plan that is missing is not certain either.
-    `relay`: an SQL expression of the relay name.
+    `relay`, `lane`: SQL expressions of the relay name, and of the only lane to look at.
     """
+    only = "" if lane is None else f"and split_part(k.lane, ':', 1) = {lane}"
     return f"""exists (
         select from {names["outbox_cursor"]} as k
           left join {names["outbox_plan"]} as j using (relay, lane)
-         where k.relay = {relay}
+         where k.relay = {relay} {only}
            and (j.plan_no is null
                 or (j.generation < {present_generation(names)}
                     and (j.plan_no, {END}) > (k.plan_no, k.after_seq))))"""

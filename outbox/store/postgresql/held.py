@@ -12,7 +12,7 @@ from outbox.errors import LogInconsistent
 from outbox.headers import EDITED_FROM
 from outbox.names import Names
 from outbox.record import Position, Record
-from outbox.schema.streams import shard_number
+from outbox.schema.streams import is_changing, shard_number
 from outbox.store.base import Lease
 from outbox.store.held import HeldRecord, Hold, Outlook, Place, declared_lane, places_of, shard_of
 from outbox.store.postgresql.session import BY_INDEX, Session
@@ -48,14 +48,16 @@ class PostgreSQLHeld:
         self._store = store
         self._names = names
         self._held = names["outbox_held"]
-        # Each stream has its own keys, by the number of shards that there are now. From a change on
-        # that is one of the new streams': were it the old one's as well until it has come to its
-        # end, both would send the same message.
+        # Each stream has its own keys, by the number of shards that there are now.
         shards = f"""coalesce((select shards from {names["outbox_lane"]} where lane = %(lane)s
                                 order by generation desc limit 1), 1)"""
-        self._mine = f"""relay = %(relay)s and lane = %(lane)s
+        self._ours = f"""relay = %(relay)s and lane = %(lane)s
             and case when %(shard)s::int is null then {shards} = 1
                      else {shards} > 1 and {shard_number()} %% {shards} = %(shard)s::int end"""
+        # While that number changes nobody tries them again: a stream of before may be about to hold
+        # more messages of the same keys, and would not see that the one before them has gone.
+        self._mine = f"""{self._ours}
+            and not {is_changing(names, "%(relay)s", "%(lane)s")}"""
 
     # Writing
 
@@ -171,7 +173,7 @@ class PostgreSQLHeld:
                        set next_attempt_at = clock_timestamp(), fault = null,
                            changed_at = clock_timestamp()
                       from (select seq from {self._held}
-                             where {self._mine} and {_WAITING} and topic = %(topic)s
+                             where {self._ours} and {_WAITING} and topic = %(topic)s
                              order by seq limit %(limit)s) as w
                      where h.relay = %(relay)s and h.seq = w.seq
                        and (h.state || '') = 'retrying' and h.next_attempt_at is null""",
@@ -235,7 +237,7 @@ class PostgreSQLHeld:
 
     def waiting_topics(self, lease: Lease) -> list[str]:
         """Return the topics that are waited for, going from one to the next by the index."""
-        step = f"select topic from {self._held} where {self._mine} and {_WAITING}"
+        step = f"select topic from {self._held} where {self._ours} and {_WAITING}"
         rows = self._rows(
             f"""with recursive t as (
                     ({step} order by topic limit 1)
