@@ -86,16 +86,25 @@ def _matches(log: RetainedLog, order: Order) -> Iterator[list[Match]]:
     removed = _removed(log, order.reach.relay)
     while after is not None:
         matches, after = log.matching(order.reach, order.selection, after, _LOOK)
-        yield [match for match in matches if match.seq not in removed]
+        yield _without(log, matches, removed)
 
 
-def _removed(log: RetainedLog, relay: str) -> set[int]:
-    """Return the numbers of messages that operators have discarded or replaced: never sent."""
-    found: set[int] = set()
+def _without(log: RetainedLog, matches: list[Match], removed: dict[int, set[bytes]]) -> list[Match]:
+    """Return matches without what was removed; numbers alone may have been given out anew."""
+    labels = log.labels([match.seq for match in matches if match.seq in removed])
+    gone = {seq for seq, label in labels.items() if label.id in removed[seq]}
+    return [match for match in matches if match.seq not in gone]
+
+
+def _removed(log: RetainedLog, relay: str) -> dict[int, set[bytes]]:
+    """Return numbers and ids of messages that operators have discarded or replaced."""
+    found: dict[int, set[bytes]] = {}
     mark: int | None = 0
     while mark is not None:
         removals, mark = log.removals(relay, mark, _REMOVALS)
-        found.update(seq for removal in removals for seq in removal.seqs)
+        for removal in removals:
+            for seq, id_ in removal.messages:
+                found.setdefault(seq, set()).add(id_)
     return found
 
 

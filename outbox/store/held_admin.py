@@ -66,7 +66,7 @@ POSTGRESQL = Speech(
     text_of_id="id::text",
     json="::jsonb",
     lock=" for update",
-    shown_what="what - 'seqs' - 'ids' - 'log'",
+    shown_what="what - 'seqs' - 'ids'",
     named=True,
 )
 SQLITE = Speech(
@@ -75,7 +75,7 @@ SQLITE = Speech(
     text_of_id="id",
     json="",
     lock="",
-    shown_what="json_remove(what, '$.seqs', '$.ids', '$.log')",
+    shown_what="json_remove(what, '$.seqs', '$.ids')",
 )
 
 _MESSAGE = """seq, lane, {id}, topic, key, type, state, attempts, fault, error,
@@ -304,12 +304,9 @@ class HeldActions:
     ) -> None:
         """Note which messages of the log will never be sent as they are, for `verify`.
 
-        With the id of the log, since its numbers may be given out anew under another one.
+        By their ids as well, since numbers may be given out anew.
         """
-        log_id = "log_id::text" if self._speech.named else "log_id"
-        sql = f"select {log_id} from {self._names['outbox_meta']}"
-        ((log,),) = self._execute(connection, sql, {}).fetchall()
-        what = {**action.what, "log": log, "seqs": seqs, "ids": ids}
+        what = {**action.what, "seqs": seqs, "ids": ids}
         self._noting(connection, self._names, replace(action, what=what), len(seqs))
 
     def _execute(self, connection: Connection, sql: str, values: dict[str, object]) -> Any:

@@ -50,10 +50,10 @@ class Entry(NamedTuple):
 class Removal(NamedTuple):
     """Messages that an operator has taken out of the way, and how they stand since.
 
-    `id`, `topic`: of the message that goes in place of one.
+    `messages`: numbers and ids; `id`, `topic`: of the message that goes in place of one.
     """
 
-    seqs: list[int]
+    messages: list[tuple[int, bytes]]
     standing: Standing
     id: bytes | None = None
     topic: str | None = None
@@ -67,9 +67,10 @@ REMOVING_COMMANDS = tuple(_REMOVING)
 def removal(command: str, what: Mapping[str, Any]) -> Removal:
     """Return what a row of the audit tells."""
     standing = _REMOVING[command]
+    messages = list(zip(what["seqs"], map(identity, what["ids"]), strict=True))
     if standing is Standing.DISCARDED:
-        return Removal(what["seqs"], standing)
-    return Removal(what["seqs"], standing, identity(what["replaced_by"]), what["topic"])
+        return Removal(messages, standing)
+    return Removal(messages, standing, identity(what["replaced_by"]), what["topic"])
 
 
 class Label(NamedTuple):
@@ -147,7 +148,7 @@ class RetainedLog(Protocol):
         """Return the next messages behind the number `after`, in order of seq; none at the end."""
 
     def removals(self, relay: str, after: int, limit: int) -> tuple[list[Removal], int | None]:
-        """Return what operators have removed of this log's messages, the first `limit` times.
+        """Return what operators have removed of a relay name's messages, the first `limit` times.
 
         In the order in which it was done, behind the mark `after`, 0 at first. Also returns the
         next mark, None at the end.

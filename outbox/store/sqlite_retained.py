@@ -125,15 +125,13 @@ class SQLiteRetainedLog(SQLiteStore):
             write_audit(connection, self._names, action, messages)
 
     def removals(self, relay: str, after: int, limit: int) -> tuple[list[Removal], int | None]:
-        """Return what operators have removed of this log's messages."""
+        """Return what operators have removed of a relay name's messages."""
         rows = self._rows(
             f"""select a.id, a.command, a.what
                   from {self._names["outbox_audit"]} as a
                  where a.id > :after
                    and a.command in (select value from json_each(:commands))
                    and json_extract(a.what, '$.relay') = :relay
-                   and json_extract(a.what, '$.log') = (select log_id
-                                                          from {self._names["outbox_meta"]})
                  order by a.id limit :limit""",
             {
                 "after": after,

@@ -110,7 +110,7 @@ class Ledger:
         The message that goes in place of one is looked for instead, with its id and in its topic;
         if that is none of `topics` (empty: all of them), neither is.
         """
-        these = f"seq = ? and standing in ({_PASSED})"
+        these = f"seq = ? and id = ? and standing in ({_PASSED})"
         values: tuple[object, ...] = ()
         if removal.topic is None or removal.id is None:
             change = f"update message set standing = {removal.standing:d}"
@@ -119,7 +119,7 @@ class Ledger:
         else:
             change = f"update message set standing = {removal.standing:d}, id = ?, topic = ?"
             values = (removal.id, self._topic(removal.topic))
-        self._write(f"{change} where {these}", ((*values, seq) for seq in removal.seqs))
+        self._write(f"{change} where {these}", ((*values, *each) for each in removal.messages))
 
     def _topic(self, name: str) -> int:
         return self._topics.setdefault(name, len(self._topics))

@@ -179,14 +179,12 @@ class PostgreSQLRetainedLog(PostgreSQLStore):
             write_audit(connection, self._names, action, messages)
 
     def removals(self, relay: str, after: int, limit: int) -> tuple[list[Removal], int | None]:
-        """Return what operators have removed of this log's messages."""
+        """Return what operators have removed of a relay name's messages."""
         with self.session.translated() as connection:
             rows = connection.execute(
                 f"""select a.id, a.command, a.what from {self._names["outbox_audit"]} as a
                      where a.id > %(after)s and a.command = any(%(commands)s)
                        and a.what ->> 'relay' = %(relay)s
-                       and a.what ->> 'log' = (select log_id::text
-                                                 from {self._names["outbox_meta"]})
                      order by a.id limit %(limit)s""",
                 {
                     "after": after,
