@@ -50,6 +50,10 @@ def shown(message: AddedMessage) -> str:
         named = dict(message.headers)
         unique = len(named) == len(message.headers)
         parts.append(f"headers={named if unique else message.headers!r}")
+    if message.deliver_at is not None:
+        parts.append(f"deliver_at={message.deliver_at.isoformat()}")
+    if message.wait_for is not None:
+        parts.append(f"wait_for={message.wait_for!r}")
     return ", ".join(parts)
 
 

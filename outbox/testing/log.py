@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, TypeAlias, cast
 
 from outbox.errors import OutboxError
@@ -18,7 +19,10 @@ Data: TypeAlias = Any
 
 @dataclass(frozen=True, slots=True)
 class AddedMessage:
-    """A message in the log. `headers` are the application's own, in the order they were stored."""
+    """A message that was added. `headers` are the application's own, in the order they were stored.
+
+    `deliver_at`, `wait_for`: of one that is scheduled, and so not in the log yet.
+    """
 
     topic: str
     key: str | None
@@ -31,6 +35,8 @@ class AddedMessage:
     traceparent: str | None = field(default=None, repr=False)
     tracestate: str | None = field(default=None, repr=False)
     seq: int = field(default=0, repr=False)
+    deliver_at: datetime | None = None
+    wait_for: str | None = None
 
     @property
     def data(self) -> Data:
@@ -40,10 +46,14 @@ class AddedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where the log stood: what came later has a higher `seq`. `id`: of the last message."""
+    """Where the log stood: what came later has a higher `seq`. `id`: of the last message.
+
+    `scheduled`: the highest number of what was scheduled.
+    """
 
     seq: int
     id: str | None
+    scheduled: int = 0
 
 
 BEGINNING = Mark(0, None)
@@ -67,6 +77,29 @@ def mark_of(rows: Rows) -> Mark:
     return Mark(*rows[0]) if rows else BEGINNING
 
 
+def scheduled_mark_query(names: Names) -> Query:
+    """Ask for the highest number of what is scheduled."""
+    highest = f"select coalesce(max(no), 0) from {names['outbox_scheduled']}"
+    return Query(highest, highest)
+
+
+def scheduled_query(names: Names, mark: Mark) -> Query:
+    """Ask for the scheduled messages after the mark, with seconds since 1970."""
+    columns = "topic, key, payload, type, content_type, {headers}, traceparent, tracestate, lane"
+    select = f"""select no, {{id}}, {columns}, {{due_at}}, wait_for
+                   from {names["outbox_scheduled"]} where no > :after order by no"""
+    return Query(
+        select.format(
+            id="cast(id as text)",
+            headers="cast(headers as text)",
+            due_at="cast(extract(epoch from due_at) as float8)",
+        ),
+        # What SQLite makes of a text is exact to a fraction of a millisecond.
+        select.format(id="id", headers="headers", due_at="round(due_at, 3)"),
+        mark.scheduled,
+    )
+
+
 def messages_query(names: Names, mark: Mark) -> Query:
     """Ask for the messages after the mark, and for the one at it."""
     columns = "topic, key, payload, type, content_type, {headers}, traceparent, tracestate, lane"
@@ -86,6 +119,8 @@ class Row:
 
     record: Record
     lane: str | None
+    deliver_at: datetime | None = None
+    wait_for: str | None = None
 
     @property
     def place(self) -> tuple[int, str]:
@@ -108,6 +143,8 @@ class Row:
             traceparent=record.traceparent,
             tracestate=record.tracestate,
             seq=record.seq,
+            deliver_at=self.deliver_at,
+            wait_for=self.wait_for,
         )
 
 
@@ -129,7 +166,9 @@ def rows_after(mark: Mark, rows: Rows) -> list[Row]:
 
 def read_mark(source: Source, verb: str) -> Mark:
     """Return where the log stands now."""
-    return mark_of(source.read(mark_query(source.names), verb))
+    mark = mark_of(source.read(mark_query(source.names), verb))
+    ((scheduled,),) = source.read(scheduled_mark_query(source.names), verb)
+    return replace(mark, scheduled=scheduled)
 
 
 def read_rows(source: Source, mark: Mark, verb: str) -> list[Row]:
@@ -137,14 +176,36 @@ def read_rows(source: Source, mark: Mark, verb: str) -> list[Row]:
     return rows_after(mark, source.read(messages_query(source.names, mark), verb))
 
 
+def read_scheduled(source: Source, mark: Mark, verb: str) -> list[Row]:
+    """Return what was scheduled after the mark, in the order in which it was written."""
+    return [_scheduled(row) for row in source.read(scheduled_query(source.names, mark), verb)]
+
+
+async def read_scheduled_async(source: Source, mark: Mark, verb: str) -> list[Row]:
+    """Do what `read_scheduled` does, for asyncio."""
+    rows = await source.read_async(scheduled_query(source.names, mark), verb)
+    return [_scheduled(row) for row in rows]
+
+
 async def read_mark_async(source: Source, verb: str) -> Mark:
     """Do what `read_mark` does, for asyncio."""
-    return mark_of(await source.read_async(mark_query(source.names), verb))
+    mark = mark_of(await source.read_async(mark_query(source.names), verb))
+    ((scheduled,),) = await source.read_async(scheduled_mark_query(source.names), verb)
+    return replace(mark, scheduled=scheduled)
 
 
 async def read_rows_async(source: Source, mark: Mark, verb: str) -> list[Row]:
     """Do what `read_rows` does, for asyncio."""
     return rows_after(mark, await source.read_async(messages_query(source.names, mark), verb))
+
+
+def _scheduled(row: tuple[Any, ...]) -> Row:
+    *columns, due_at, wait_for = row
+    deliver_at = None if due_at is None else datetime.fromtimestamp(due_at, UTC)
+    found = _row(tuple(columns))
+    # Its number is none of the log's.
+    record = found.record._replace(seq=0)
+    return replace(found, record=record, deliver_at=deliver_at, wait_for=wait_for)
 
 
 def _row(row: tuple[Any, ...]) -> Row:

@@ -73,6 +73,8 @@ class Expected:
     payload: object = ANYTHING
     type: object = ANYTHING
     headers: object = ANYTHING
+    deliver_at: object = ANYTHING
+    wait_for: object = ANYTHING
 
     def __post_init__(self) -> None:
         if isinstance(self.topic, NamedTopic):
@@ -93,6 +95,8 @@ class Expected:
             "payload": lambda: _payload_fits(self.payload, message),
             "type": lambda: equals(self.type, message.type),
             "headers": lambda: _headers_fit(self.headers, message.headers),
+            "deliver_at": lambda: equals(self.deliver_at, message.deliver_at),
+            "wait_for": lambda: equals(self.wait_for, message.wait_for),
         }
         return [
             name
@@ -105,7 +109,7 @@ class Expected:
         return not self.differences(message)
 
     def __str__(self) -> str:
-        names = ("key", "payload", "type", "headers")
+        names = ("key", "payload", "type", "headers", "deliver_at", "wait_for")
         given = {name: getattr(self, name) for name in names}
         told = ", ".join(
             f"{name}={_told(value)}" for name, value in given.items() if value is not ANYTHING

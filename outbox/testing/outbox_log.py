@@ -19,6 +19,8 @@ from outbox.testing.log import (
     read_mark_async,
     read_rows,
     read_rows_async,
+    read_scheduled,
+    read_scheduled_async,
 )
 from outbox.testing.matching import Expected, NamedTopic
 from outbox.testing.reading import Source
@@ -33,13 +35,15 @@ class Expectations(TypedDict, total=False):
     Of each a value, a function that says whether it is right, or any object whose `__eq__` does;
     None stands for a message without. `payload` is compared with the decoded JSON, and may be
     anything that serializes to it, `containing({…})`, or bytes. Of `headers`, a mapping or pairs,
-    those that are given must be there.
+    those that are given must be there. `deliver_at` and `wait_for` are None of what is in the log.
     """
 
     key: object
     payload: object
     type: object
     headers: object
+    deliver_at: object
+    wait_for: object
 
 
 class _Log:
@@ -85,7 +89,10 @@ class OutboxLog(_Log):
     def added(
         self, topic: TopicName | None = None, **expected: Unpack[Expectations]
     ) -> list[AddedMessage]:
-        """Return the messages that are as described, in the order of the log; by default all."""
+        """Return the messages that are as described; by default all.
+
+        In the order of the log, and after them those that are scheduled, in the order of writing.
+        """
         return fitting(self._rows("added"), Expected.of(topic, **expected))
 
     @overload
@@ -123,10 +130,10 @@ class OutboxLog(_Log):
     ) -> list[PublishedMessage]:
         """Run the relay into memory and return what it put on the wire, in its order.
 
-        Of a transaction: what it sees in the log since this was made, without what an earlier call
-        returned; the database is only read. Of an Engine or a URL: what is committed and this relay
-        name has not delivered yet, wherever this log began; its cursor moves, as it does with
-        `outbox-relay run`.
+        Of a transaction: what it sees in the log since this was made, without what is scheduled,
+        and without what an earlier call returned; the database is only read. Of an Engine or a
+        URL: what is committed and this relay name has not delivered yet, wherever this log began;
+        its cursor moves, as it does with `outbox-relay run`.
 
         `faults` happen on the way, and the relay goes on as a real one does, sending again what was
         not acknowledged. Raises MessageRefused for a message that it cannot send, and
@@ -134,12 +141,13 @@ class OutboxLog(_Log):
         """
         if self._source.is_committed_only:
             return relay_committed(self._source, relay, faults, timeout_s)
-        rows = self._rows("drain")
+        rows = read_rows(self._source, self._mark, "drain")
         log_id = log_id_of(self._source.read(log_id_query(self._source.names), "drain"))
         return self._relay(rows, log_id, relay, faults, timeout_s)
 
     def _rows(self, verb: str) -> list[Row]:
-        return read_rows(self._source, self._mark, verb)
+        in_log = read_rows(self._source, self._mark, verb)
+        return in_log + read_scheduled(self._source, self._mark, verb)
 
 
 class AsyncOutboxLog(_Log):
@@ -201,10 +209,11 @@ class AsyncOutboxLog(_Log):
             from asyncio import to_thread
 
             return await to_thread(relay_committed, self._source, relay, faults, timeout_s)
-        rows = await self._rows("drain_async")
+        rows = await read_rows_async(self._source, self._mark, "drain_async")
         query = log_id_query(self._source.names)
         log_id = log_id_of(await self._source.read_async(query, "drain_async"))
         return self._relay(rows, log_id, relay, faults, timeout_s)
 
     async def _rows(self, verb: str) -> list[Row]:
-        return await read_rows_async(self._source, self._mark, verb)
+        in_log = await read_rows_async(self._source, self._mark, verb)
+        return in_log + await read_scheduled_async(self._source, self._mark, verb)
