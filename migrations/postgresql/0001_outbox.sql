@@ -142,8 +142,9 @@ create table outbox_cursor (
     -- Equal to the row's own xmin unless the row came here by dump and restore.
     written_by  xid8        not null default pg_current_xact_id(),
     moved_at    timestamptz not null default clock_timestamp(),
-    -- How many relays in a row have died at this place. From the third on, messages are handed over
-    -- one by one, each noted before; and the message with which so many of them died is a suspect.
+    -- How many relays in a row have died at this place. From the third on, few messages are handed
+    -- over at a time, and the last of them is noted before; and the message with which so many of
+    -- them died, alone, is a suspect.
     crashes        integer not null default 0,
     handed_seq     bigint,
     suspect_seq    bigint,

@@ -93,8 +93,9 @@ create table outbox_cursor (
     -- Part of the name under which Kafka knows who publishes exactly once, and how far.
     origin      text not null default (lower(hex(randomblob(16)))),
     moved_at    real not null default ((julianday('now') - 2440587.5) * 86400.0),
-    -- How many relays in a row have died at this place. From the third on, messages are handed over
-    -- one by one, each noted before; and the message with which so many of them died is a suspect.
+    -- How many relays in a row have died at this place. From the third on, few messages are handed
+    -- over at a time, and the last of them is noted before; and the message with which so many of
+    -- them died, alone, is a suspect.
     crashes        integer not null default 0,
     handed_seq     integer,
     suspect_seq    integer,

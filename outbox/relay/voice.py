@@ -32,7 +32,7 @@ class Voice:
         self._observer.began_term(lease.lane, lease.epoch)
         if lease.trail.is_careful:
             logger.warning(
-                "%d relays in a row have died at this place of %s: messages go one by one from"
+                "%d relays in a row have died at this place of %s: few messages go at a time from"
                 " here, until it is known whether one of them kills the relay",
                 lease.trail.crashes,
                 _named(lease.lane),

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from outbox.config.retry_rules import RetryRules
+from outbox.config.retry_rules import RetryPolicy, RetryRules
 from outbox.database import DatabaseUrl
 from outbox.errors import InvalidMessage
 from outbox.message import Message
+from outbox.publishers.base import PageRefused
 from outbox.publishers.memory import MemoryPublisher, PublishedMessage
 from outbox.record import Record
 from outbox.relay.relay import Relay
 from outbox.relay.settings import RelaySettings
+from outbox.store.held import Action, HeldFilter
 from outbox.writer.outbox import Outbox
 from tests.conformance.schedule_suite import waiting
 from tests.conformance.store_kit import StoreKit, acquire, read_all
@@ -94,6 +96,78 @@ def test_what_expires_before_it_is_due_is_kept_aside(kit: StoreKit) -> None:
         relay.run_once()
     assert waiting(kit) == []
     assert (published, held(kit)) == ([], [("k", b"x", "expired", False)])
+
+
+class Away(MemoryPublisher):
+    """Refuses some payloads."""
+
+    def __init__(self, published: list[PublishedMessage], refused: set[bytes]) -> None:
+        super().__init__(published)
+        self._refused = refused
+
+    def publish(self, records: list[Record], *more: Any) -> None:
+        reasons = {n: "too large" for n, each in enumerate(records) if each[4] in self._refused}
+        if reasons:
+            raise PageRefused(reasons)
+        super().publish(records, *more)
+
+
+def expire(kit: StoreKit, payload: bytes) -> None:
+    """Let the time of a held message be over."""
+    earlier, mark = ("now() - interval '1 s'", "%s") if kit.has_snapshots else ("1.0", "?")
+    kit.writer().execute(
+        f"update outbox_held set expires_at = {earlier} where payload = {mark}", (payload,)
+    )
+
+
+def test_what_expires_while_it_is_held_is_not_tried_again(kit: StoreKit) -> None:
+    # Given messages that are tried again, and others of their keys behind them
+    refused = {b"a1", b"b1"}
+    for key in ("a", "b"):
+        add(kit, key, f"{key}1".encode(), expires_at=now() + HOUR)
+        add(kit, key, f"{key}2".encode())
+    published: list[PublishedMessage] = []
+    soon = RetryRules(RetryPolicy(delay="fixed", first_s=0.01))
+    settings = RelaySettings(retry=soon)
+    with Relay(kit.store(), lambda: Away(published, refused), settings) as relay:
+        relay.run_once()
+        # When the time of one is over, and then nothing stands in their way any more
+        expire(kit, b"a1")
+        refused.clear()
+
+        def done() -> bool:
+            relay.run_once()
+            return len(held(kit)) == 1
+
+        wait_until(done, what="the messages to go, or to expire")
+    # Then it is kept aside and its key goes on; the other one goes
+    by_key = {key: [m.payload for m in published if m.key == key] for key in ("a", "b")}
+    assert by_key == {"a": [b"a2"], "b": [b"b1", b"b2"]}
+    assert held(kit) == [("a", b"a1", "expired", False)]
+
+
+def test_what_expired_while_it_was_dead_is_not_sent_when_it_is_requeued(kit: StoreKit) -> None:
+    # Given a dead message whose time is over before it is requeued
+    add(kit, "b", b"b1", expires_at=now() + HOUR)
+    add(kit, "b", b"b2")
+    published: list[PublishedMessage] = []
+    settings = RelaySettings(retry=RetryRules(RetryPolicy(max_attempts=1)))
+    with Relay(kit.store(), lambda: Away(published, {b"b1"}), settings) as relay:
+        relay.run_once()
+        assert [row[2] for row in held(kit)] == ["dead", "blocked"]
+    expire(kit, b"b1")
+    # When an operator requeues it, and nothing stands in its way any more
+    action = Action("018f3f1e-0000-7000-8000-000000000001", "me", "here", "held requeue", {})
+    assert kit.store().held_admin().requeue(HeldFilter("default", ("dead",)), 10, action)[0] == 1
+    with Relay(kit.store(), lambda: Away(published, set()), settings) as relay:
+
+        def done() -> bool:
+            relay.run_once()
+            return held(kit) == [("b", b"b1", "expired", False)]
+
+        wait_until(done, what="the message to expire")
+    # Then it is not sent, and what waited behind it is
+    assert [message.payload for message in published] == [b"b2"]
 
 
 def test_several_are_written_with_their_expiry(kit: StoreKit) -> None:
