@@ -25,6 +25,7 @@ class Caution:
         self._left = window if trail.is_careful else 0
         rests = trail.is_on_to_one and trail.deaths > 0
         self._rest_until = now + draw.uniform(*_REST_S) if rests else now
+        self._has_caught_up = False
         #: The message that this term has noted last.
         self.handed: int | None = None
 
@@ -58,13 +59,20 @@ class Caution:
     def caught_up(self) -> None:
         """Note that nothing is left that relays before can have died of."""
         self._left = 0
+        self._has_caught_up = True
 
-    def forgives(self, *, moved: bool, calm: bool) -> bool:
+    @property
+    def remembers(self) -> bool:
+        """Return whether relays have died before that are not forgotten yet."""
+        return self._trail.crashes > 0
+
+    def forgives(self, *, moved: bool) -> bool:
         """Return whether the deaths before are to be forgotten.
 
-        `moved`: the cursor has moved in this term; `calm`: it lives, and nothing is on its way.
+        `moved`: the cursor has moved in this term. Else it must have caught up: to have lived for a
+        while means nothing before anything was handed over.
         """
-        return self._trail.crashes > 0 and not self.is_on and (moved or calm)
+        return self.remembers and not self.is_on and (moved or self._has_caught_up)
 
     def forget(self) -> None:
         """Forget the deaths before."""

@@ -138,9 +138,9 @@ class Term:
             self._send(page)
         self._poll(0 if page is not None or not self._in_flight else wait_s)
         delivered = self._settle()
-        if self._caution.is_on:
+        if self._caution.remembers:
             self._go_carefully(delivered, nothing_new=asked and page is None)
-        elif delivered and not self._in_flight:
+        if delivered and not self._in_flight and not self._caution.is_on:
             self._allowed = min(self._allowed * 2, self._limit)
         self.save_if_due()
         if page is None:
@@ -166,7 +166,8 @@ class Term:
         if nothing_new and not self._in_flight and not self._holding.is_due:
             self._caution.caught_up()
         self._holding.one_by_one = self._caution.is_on
-        self._allowed = self._caution.step
+        if self._caution.is_on:
+            self._allowed = self._caution.step
 
     def _pass(self, delivered: int) -> None:
         if self._caution.passed(delivered) and self.handed is not None:
@@ -465,17 +466,21 @@ class Term:
             since >= self._settings.lease_s / 4
             or (moved and since >= self._settings.save_interval_s)
             or (idle and since >= self._settings.idle_save_interval_s)
+            or self._forgives
         ):
             self.save()
 
     def save(self) -> None:
         """Move the cursor to what is confirmed, and renew the lease."""
-        moved = self._in_flight.confirmed != self._lease.position
-        forgives = self._caution.forgives(moved=moved, calm=not self._in_flight)
+        forgives = self._forgives
         write = self._store.forgive if forgives else self._store.save
         self._move(lambda position: write(self._lease, position, self._lease_s))
         if forgives:
             self._caution.forget()
+
+    @property
+    def _forgives(self) -> bool:
+        return self._caution.forgives(moved=self._in_flight.confirmed != self._lease.position)
 
     def _move(self, write: Callable[[Position], None]) -> None:
         """Write what moves the cursor to what is confirmed and renews the lease."""

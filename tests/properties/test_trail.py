@@ -113,18 +113,17 @@ def test_care_ends_behind_all_that_was_on_its_way_and_is_forgotten_with_a_move(
         caution.caught_up()
     else:
         caution.passed(6)
-    assert _state(caution) == (False, True, True)
-    assert not caution.forgives(moved=False, calm=False)
+    assert _state(caution) == (False, True, caught_up)
     caution.forget()
     assert _state(caution) == (False, False, False)
 
 
 def _state(caution: Caution) -> tuple[bool, bool, bool]:
-    """Return whether it is on, and whether it forgives after a move, and in a calm."""
+    """Return whether it is on, and whether it forgives after a move, and without one."""
     return (
         caution.is_on,
-        caution.forgives(moved=True, calm=False),
-        caution.forgives(moved=False, calm=True),
+        caution.forgives(moved=True),
+        caution.forgives(moved=False),
     )
 
 
