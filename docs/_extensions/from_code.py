@@ -383,6 +383,7 @@ LISTINGS: dict[str, Callable[[], str]] = {
         default_properties,
         headers,
         errors,
+        exit_codes,
         writer_columns,
         ddl,
         grants,
