@@ -10,6 +10,8 @@ import pytest
 
 from outbox.config.retry_rules import RetryPolicy, RetryRules
 from outbox.errors import BrokerUnavailable, MessageRefused
+from outbox.metrics import catalogue
+from outbox.metrics.monitor import RelayMonitor
 from outbox.publishers.base import DeliveryFailed, PageRefused, TopicUnavailable
 from outbox.publishers.memory import MemoryPublisher, PublishedMessage
 from outbox.record import Record
@@ -367,3 +369,39 @@ def test_a_message_stops_its_key_only_when_those_before_it_have_arrived(kit: Sto
     assert b"b1" in there[7]
     assert held(kit) == {"b2": "retrying", "a5": "retrying", "a6": "blocked"}
     assert sorted(broker.payloads) == [b"a1", b"a2", b"a3", b"a4", b"b1", b"c1", b"c2"]
+
+
+def test_its_monitor_is_told_what_is_held_tried_again_and_which_topic_is_closed(
+    kit: StoreKit,
+) -> None:
+    # Given a topic that is missing, and a message that is refused
+    monitor = RelayMonitor("default")
+    broker = Broker(bad={b"a1"}, missing={"away"})
+    write(kit, "a1", "a2")
+    write(kit, "b1", topic="away")
+    settings = RelaySettings(retry=RetryRules(SOON))
+    with Relay(kit.store(), broker.publisher, settings, observer=monitor) as running:
+        # When they are relayed
+        wait_until(
+            lambda: (running.run_once(), monitor.closed_topics == {"away"})[1],
+            what="the topic to be told of",
+        )
+        # Then it is told what was held, and that attempts fail
+        value = monitor.figures.value
+        assert value(catalogue.HELD, "retrying") == 2
+        assert value(catalogue.HELD, "blocked") == 1
+        wait_until(
+            lambda: (running.run_once(), value(catalogue.RETRIED, "failed"))[1],
+            what="an attempt that failed",
+        )
+        # And when both are mended, that they arrived, and that no topic is closed any more
+        broker.bad.clear()
+        broker.missing.clear()
+        until_empty(kit, running)
+        wait_until(
+            lambda: (running.run_once(), not monitor.closed_topics)[1],
+            what="the topic to be open",
+        )
+        assert value(catalogue.RETRIED, "delivered") == 3
+        assert (value(catalogue.SENT, "t"), value(catalogue.SENT, "away")) == (2, 1)
+        assert value(catalogue.GIVEN_UP) == 0
