@@ -36,7 +36,7 @@ _ASK_EVERY_S, _ASKING = 1.0, 0.01
 
 #: For so long, in seconds, a relay that has nothing to do only glances at the log: whether there
 #: can be anything new. Then it looks after everything again.
-_GLANCES_S = 0.25
+_GLANCES_S = 0.5
 
 _DATABASE = "database"
 

@@ -333,7 +333,9 @@ class Service:
     def is_still(self) -> bool:
         """Return whether one question tells that no stream has anything new."""
         known = {term.nothing_at for term in self.terms}
-        if len(known) != 1 or None in known:
+        held = [seat for seat in self._seats.values() if seat.term is not None]
+        is_due = any(seat.holding.is_due for seat in held)
+        if is_due or len(known) != 1 or None in known:
             return False
         with self._observer.waiting("database"):
             return self._store.moment() in known

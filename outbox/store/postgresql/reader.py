@@ -184,7 +184,7 @@ class PostgreSQLReader:
         self, connection: psycopg.Connection, max_rows: int, max_bytes: int
     ) -> Page | None:
         """Make a plan, read its first page, save the plan; in one transaction, in this order."""
-        # An idle relay's one question. On a standby the answer is none, so that the next finds out.
+        # An idle relay's one question.
         if self._nothing_at is not None and self._session.moment() == self.nothing_at:
             return None
         sequence_value, snapshot, generation = self._look(connection)

@@ -245,7 +245,7 @@ class PostgreSQLStore(PostgreSQLAdmin):
         return plans
 
     def moment(self) -> str:
-        """Return a text that changes when any transaction ends; empty on a standby."""
+        """Return a text that changes when any transaction ends."""
         with self.session.translated():
             return self.session.moment()
 
