@@ -70,6 +70,10 @@ class Bench:
     def everything(self) -> tuple[set[str], set[str]]:
         return self.schemas(), self.topics_and_groups()
 
+    def left_since(self, before: tuple[set[str], set[str]]) -> tuple[set[str], set[str]]:
+        """Return what there was not. Topics of other tests may still be on their way out."""
+        return self.schemas() - before[0], self.topics_and_groups() - before[1]
+
     def execute(self, statement: LiteralString | psycopg.sql.Composable) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(statement)
@@ -113,7 +117,7 @@ def test_json_tells_conditions_and_ratios_of_things_measured_in_turn(bench: Benc
         assert repetition["ratio"] == pytest.approx(repetition["ours"] / repetition["baseline"])
     assert all(row["than"] and row["unit"] and row["ratio"] > 0 for row in rows)
     # And nothing is left
-    assert bench.everything() == before
+    assert bench.left_since(before) == (set(), set())
 
 
 def test_people_get_a_table_and_what_each_is_measured_against(bench: Bench) -> None:
@@ -136,7 +140,7 @@ def test_exactly_once_leaves_no_group_in_which_kafka_keeps_the_position(bench: B
     done = bench("--json", "--only", "drain", "--delivery", "exactly-once", *TINY)
     assert done.code == 0, done.err
     assert [row["what"] for row in done.json["rows"]] == ["drain, exactly-once"]
-    assert bench.everything() == before
+    assert bench.left_since(before) == (set(), set())
 
 
 def test_tables_of_the_application_are_not_touched(bench: Bench) -> None:
@@ -170,7 +174,7 @@ def test_told_to_stop_it_removes_what_it_made(bench: Bench, number: int) -> None
         # Then
         assert running.wait() == 1
         assert any("aborted" in line for line in running.lines)
-    assert bench.everything() == before
+    assert bench.left_since(before) == (set(), set())
 
 
 @pytest.fixture
@@ -201,7 +205,7 @@ def test_what_a_killed_run_left_the_next_one_removes(
     assert "removed what an earlier run left: outbox_bench_" in done.err
     alike = {"outbox_bench_000000000000", "mine"}
     wait_until(
-        lambda: bench.everything() == (killed[0] | alike, killed[1]), what="nothing to be left"
+        lambda: bench.left_since(killed) == (alike - killed[0], set()), what="nothing to be left"
     )
 
 
@@ -216,7 +220,8 @@ def test_what_belongs_to_a_run_that_goes_on_stays(bench: Bench) -> None:
         # Then
         assert done.code == 0, done.err
         assert "earlier run" not in done.err
-        assert bench.everything() == before
+        assert bench.left_since(before) == (set(), set())
+        assert bench.schemas() == before[0]
         running.signal(signal.SIGTERM)
         running.wait()
 

@@ -49,6 +49,17 @@ def test_a_server_that_says_nothing_is_given_up(connection: ImpatientConnection)
     assert connection.closed
 
 
+def test_a_server_that_does_not_answer_what_was_asked_ahead_is_said_to_be_silent(
+    connection: ImpatientConnection,
+) -> None:
+    connection.patience = Patience(0.2)
+    session = Session(connection)
+    with session.sending_ahead() as ahead:
+        ahead.execute("select pg_sleep(20)")
+    with pytest.raises(DatabaseUnavailable, match="has not answered"), session.translated():
+        pass
+
+
 def test_a_session_that_was_ended_meanwhile_counts_as_away(
     connection: ImpatientConnection, postgresql_url: str
 ) -> None:

@@ -62,6 +62,8 @@ class ImpatientConnection(psycopg.Connection[TupleRow]):
     """
 
     patience: Patience | None = None
+    #: Why it closed itself. A pipeline that ends on a closed connection says only that it is closed.
+    silence: psycopg.OperationalError | None = None
     _least_s = 0.0
 
     @contextmanager
@@ -131,7 +133,8 @@ class ImpatientConnection(psycopg.Connection[TupleRow]):
         silent_s = max(patience.seconds, self._least_s)
         patience.ran_out()
         self.pgconn.finish()  # to say goodbye would be to wait again
-        raise psycopg.OperationalError(f"the server has not answered for {silent_s:g} s")
+        self.silence = psycopg.OperationalError(f"the server has not answered for {silent_s:g} s")
+        raise self.silence
 
 
 def _readable(socket: int, wait_s: float | None) -> bool:

@@ -95,7 +95,12 @@ class Session:
             self._receive()
             yield self.connection
         except psycopg.Error as error:
-            raise _translate(error) from error
+            raise _translate(self._silence or error) from error
+
+    @property
+    def _silence(self) -> psycopg.Error | None:
+        connection = self.connection
+        return connection.silence if isinstance(connection, ImpatientConnection) else None
 
     def moment(self) -> str:
         """Return the present snapshot's text.
