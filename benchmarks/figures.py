@@ -106,8 +106,10 @@ def _cell(row: dict[str, Any], field: str) -> str:
 
 
 def _right(mark: re.Match[str], rows: list[dict[str, Any]]) -> str | None:
-    named = [
-        row for row in rows if row["id"] == mark["id"] and row["what"].startswith(mark["what"])
+    of_id = [row for row in rows if row["id"] == mark["id"]]
+    # The whole of a row's name may be how another one begins.
+    named = [row for row in of_id if row["what"] == mark["what"]] or [
+        row for row in of_id if row["what"].startswith(mark["what"])
     ]
     return figure(named[0][mark["field"] or "ratio"]) if len(named) == 1 else None
 

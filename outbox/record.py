@@ -43,6 +43,10 @@ def payload_sizes(records: Iterable[Record]) -> Iterator[int]:
     return map(len, filter(None, map(_payload, records)))
 
 
+#: A seq above every seq: with it a position is behind all of its batch.
+END = 2**63 - 1
+
+
 class Position(NamedTuple):
     """A place in the order of publication: the number of a batch, and a seq within it."""
 

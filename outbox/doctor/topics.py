@@ -59,13 +59,20 @@ def leaders(topics: Topics) -> Iterator[Verdict]:
                 f"topic {state.topic}: {state.leaderless} partitions have no leader",
                 "start the brokers that hold them",
             )
-        elif least is not None and state.error is None and state.in_sync < least:
+        elif least is None or state.error is not None:
+            continue
+        elif state.in_sync < min(least, state.replicas):
             yield failed(
                 f"topic {state.topic}: {state.in_sync} replicas are in sync, and acks=all needs"
                 f" {least} (min.insync.replicas): messages wait",
-                "start the missing brokers"
-                if least <= state.replicas
-                else f"set min.insync.replicas below the {state.replicas} replicas there are",
+                "start the missing brokers",
+            )
+        elif least > state.replicas:  # 3.7 counts no more replicas than there are (KAFKA-15583)
+            yield warning(
+                f"topic {state.topic}: min.insync.replicas is {least}, and there are"
+                f" {state.replicas} replicas: Kafka before 3.7 takes no message then, and later"
+                f" versions do not wait for more than {state.replicas}",
+                f"give it more than {least} replicas (kafka-reassign-partitions.sh)",
             )
 
 

@@ -302,7 +302,8 @@ class KafkaPublisher:
         """
         base, spans = page.base, page.spans
         topics = list(map(_topic, page.records))
-        last = {topic: self._last.setdefault(topic, {}) for topic in set(topics)}
+        of_topics = {topic: self._last.setdefault(topic, {}) for topic in set(topics)}
+        last = list(map(of_topics.__getitem__, topics))
         acknowledged, complaint = page.delivery.acknowledged, self._complaint
 
         def report(index: int, error: Any, message: Any) -> None:
@@ -312,10 +313,9 @@ class KafkaPublisher:
             offset = message.offset()
             number = base + index
             partition = message.partition()
-            of_topic = last[topics[index]]
-            before = of_topic.get(partition)
+            before = last[index].get(partition)
             if before is None:
-                before = of_topic[partition] = [_BEFORE_ALL, _BEFORE_ALL]
+                before = last[index][partition] = [_BEFORE_ALL, _BEFORE_ALL]
             if offset is None or offset <= before[1] or number <= before[0]:
                 # No offset: an implicit acknowledgement, the broker never said where it is.
                 reason = "acknowledged without an offset" if offset is None else "out of order"

@@ -36,7 +36,7 @@ _ASK_EVERY_S, _ASKING = 1.0, 0.01
 
 #: For so long, in seconds, a relay that has nothing to do only glances at the log: whether there
 #: can be anything new. Then it looks after everything again.
-_GLANCES_S = 0.5
+_GLANCES_S = 1.0
 
 _DATABASE = "database"
 
@@ -194,7 +194,8 @@ class Relay:
                 wait_s = _FIRST_WAIT_S
                 continue
             if not self._service.in_flight:
-                self._rest(stop, wait_s)
+                pause_s = min(self._service.looks_in_s, self._settings.poll_interval_s)
+                self._rest(stop, max(wait_s, pause_s))
             wait_s = min(wait_s * _WAIT_GROWTH, self._settings.poll_interval_s)
         self._service.finish()
 
@@ -204,7 +205,7 @@ class Relay:
             stop.wait(min(max(until_retry_s, _FIRST_WAIT_S), STANDBY_INTERVAL_S))
             return
         every_s = min(self._settings.lease_s / 4, self._settings.heartbeat_s)
-        glance_until = self._clock() + _GLANCES_S
+        glance_until = self._clock() + min(_GLANCES_S, every_s)
         is_idle = wait_s >= self._settings.poll_interval_s
         while True:
             due_s = min(self._scheduler.due_in_s(), self._service.due_in_s)

@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from outbox.relay.holding import Holding
 from outbox.relay.term import Term
 
-#: A stream that had nothing is not asked again at once while others are busy; in seconds.
+#: A stream that had nothing is not asked again at once; in seconds.
 _FIRST_REST_S = 0.001
 _LONGEST_REST_S = 0.02
+
+#: After all there was is sent, a stream rests for so many times what that took, up to this many
+#: seconds: a plan costs as much for one message as for a hundred, and at a thousand a second plans
+#: without a pause took most of a core.
+_PACE, _LONGEST_PACE_S = 2.0, 0.02
 
 
 @dataclass(slots=True)
@@ -38,7 +43,7 @@ class Seat:
         self.ask_at = now + self._rest_s
         self._rest_s = min(self._rest_s * 2, _LONGEST_REST_S)
 
-    def had_something(self) -> None:
-        """Note that there was."""
+    def had_something(self, now: float, took_s: float, *, more: bool) -> None:
+        """Note that there was, and how long it took to send it. `more`: there is more at hand."""
         self._rest_s = _FIRST_REST_S
-        self.ask_at = float("-inf")
+        self.ask_at = float("-inf") if more else now + min(_PACE * took_s, _LONGEST_PACE_S)

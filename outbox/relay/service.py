@@ -254,7 +254,7 @@ class Service:
         alone = len(order) == 1
         for place, name in enumerate(order):
             may_read = is_open and name not in self._gate.paused
-            may_read = may_read and (alone or (not read and held[name].ask_at <= self._clock()))
+            may_read = may_read and not read and held[name].ask_at <= self._clock()
             may_read = may_read and not self._waits_for_suspect(name)
             step = self._step(held[name], wait_s if alone else 0.0, read=may_read)
             self._gate.passed(step)
@@ -284,9 +284,10 @@ class Service:
         term = seat.term
         if term is None:
             return Step()
+        began = self._clock()
         try:
             step = term.step(wait_s, read=read and not seat.leaving, at_most=self._gate.allowance)
-            self._note(seat, term, step, asked=read)
+            self._note(seat, term, step, began, asked=read)
             if term.ended or (seat.leaving and not term.in_flight):
                 self._give_back(seat, term)
         except LeaseLost:
@@ -307,11 +308,12 @@ class Service:
         seat.cautious, seat.retry_at = True, float("-inf")
         self.refusals += 1
 
-    def _note(self, seat: Seat, term: Term, step: Step, *, asked: bool) -> None:
+    def _note(self, seat: Seat, term: Term, step: Step, began: float, *, asked: bool) -> None:
+        now = self._clock()
         if step.read:
-            seat.had_something()
+            seat.had_something(now, now - began, more=step.more)
         elif asked:
-            seat.had_nothing(self._clock())
+            seat.had_nothing(now)
         if step.delivered:
             self._fitness.succeeded()
         if step.delivered or not term.in_flight:
@@ -339,6 +341,12 @@ class Service:
             return False
         with self._observer.waiting("database"):
             return self._store.moment() in known
+
+    @property
+    def looks_in_s(self) -> float:
+        """Return in how many seconds a stream is to be asked again, at the earliest."""
+        asked = (seat.ask_at for seat in self._seats.values() if seat.term is not None)
+        return max(min(asked, default=0.0) - self._clock(), 0.0)
 
     def ask_all(self) -> None:
         """Let every stream be asked in the next turn: the relay has rested."""

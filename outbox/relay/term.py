@@ -19,7 +19,7 @@ from outbox.publishers.base import (
     TopicLost,
     unavailable_topics,
 )
-from outbox.record import Page, Position, Record, payload_sizes
+from outbox.record import END, Page, Position, Record, payload_sizes
 from outbox.relay.caution import Caution
 from outbox.relay.held import Attempt, Division, cut_of, joined, split
 from outbox.relay.holding import Holding
@@ -50,11 +50,12 @@ def elapsed_clock() -> float:
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one turn of the loop did, in messages. `bytes`: of the payloads that were read; 0 where
-    nobody asked for it."""
+    nobody asked for it. `more`: not all of a batch is read yet."""
 
     read: int = 0
     delivered: int = 0
     bytes: int = 0
+    more: bool = False
 
     @property
     def idle(self) -> bool:
@@ -146,7 +147,7 @@ class Term:
         if page is None:
             return Step(0, delivered)
         size = 0 if at_most is None else sum(payload_sizes(page.records))
-        return Step(len(page.records), delivered, size)
+        return Step(len(page.records), delivered, size, more=page.end.seq != END)
 
     # Where relays have died before
 

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 from outbox.errors import LogInconsistent
 from outbox.names import Names
+from outbox.record import END
 from outbox.schema import postgresql
 
 if TYPE_CHECKING:
     import psycopg
-
-#: An `after_seq` above every seq: all of the batch is delivered.
-END = 2**63 - 1
 
 
 def shard_number(table: str = "") -> str:

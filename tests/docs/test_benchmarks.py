@@ -80,6 +80,12 @@ def test_a_mark_that_fits_several_rows_or_none_is_told() -> None:
     assert "no row, or several" in problems("<!-- benchmark: B1 start -->0.80")[0]
 
 
+def test_a_mark_with_the_whole_of_a_name_is_of_that_row() -> None:
+    longer = [{**ROWS[0], "what": "drain, at-least-once, twice", "ratio": 0.1}, *ROWS]
+    text = "<!-- benchmark: B1 drain, at-least-once -->0.83"
+    assert list(figures.differences(text, longer, "page")) == []
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, cast
 
 from outbox.errors import LogInconsistent
 from outbox.names import Names
+from outbox.record import END
 from outbox.schema.postgresql import NATIVE
-from outbox.schema.streams import END, shard_number
+from outbox.schema.streams import shard_number
 from outbox.store.lanes import Lane, Selection, Topology, same_streams
 from outbox.store.postgresql.beginning import bound_of_later
 from outbox.store.postgresql.sequence import sequence_state

@@ -62,7 +62,7 @@ class ImpatientConnection(psycopg.Connection[TupleRow]):
     """
 
     patience: Patience | None = None
-    #: Why it closed itself. A pipeline that ends on a closed connection says only that it is closed.
+    #: Why it closed itself. A pipeline that ends on a closed connection says only that it is.
     silence: psycopg.OperationalError | None = None
     _least_s = 0.0
 

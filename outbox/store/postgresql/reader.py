@@ -16,8 +16,7 @@ from psycopg import errors as pg
 
 from outbox.errors import DatabaseUnavailable
 from outbox.names import Names
-from outbox.record import Mark, Page, Position, Record
-from outbox.schema.streams import END
+from outbox.record import END, Mark, Page, Position, Record
 from outbox.store.base import Lease, LeaseLost
 from outbox.store.lanes import Topology
 from outbox.store.postgresql.held_lanes import take_over_held

@@ -11,8 +11,7 @@ import psycopg
 from outbox.database import DatabaseUrl, connect_postgresql
 from outbox.errors import ConfigurationError, DatabaseUnavailable, LogInconsistent
 from outbox.names import Names
-from outbox.record import DeliveryMode, Mark, Position
-from outbox.schema.streams import END
+from outbox.record import END, DeliveryMode, Mark, Position
 from outbox.schema.version import require_schema
 from outbox.store.base import Lease, LeaseLost, unknown_relay
 from outbox.store.owner import is_certainly_dead

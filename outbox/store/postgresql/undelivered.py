@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from outbox.names import Names
-from outbox.schema.streams import END
+from outbox.record import END
 from outbox.store.lanes import Topology
 from outbox.store.postgresql.lanes import condition
 
