@@ -227,7 +227,8 @@ def test_what_the_schema_does_not_take_is_held_with_what_and_where(shop: Shop) -
     # And so says the list of what is held, with what waits for it
     held, blocked = shop.held()
     assert (held["id"], held["state"]) == (str(wrong.id), "retrying")
-    assert (held["fault"], held["attempts"]) == ("message", 1)
+    assert held["fault"] == "message"
+    assert held["attempts"] >= 1  # it may have been tried again before the drain was done
     assert message in held["error"]
     assert field in held["error"]
     assert (blocked["id"], blocked["state"]) == (str(behind.id), "blocked")
