@@ -65,6 +65,10 @@ class Service:
     # What is held
 
     @property
+    def _served(self) -> list[Seat]:
+        return [seat for seat in self._seats.values() if seat.term is not None]
+
+    @property
     def terms(self) -> list[Term]:
         """Return the terms of the streams that are held."""
         return [seat.term for seat in self._seats.values() if seat.term is not None]
@@ -154,7 +158,7 @@ class Service:
             seat.leaving = name not in wanted
         for stream in wanted.values():
             self._take(stream, owner)
-        ours = (seat.holding.waited_for for seat in self._seats.values() if seat.term is not None)
+        ours = (seat.holding.waited_for for seat in self._served)
         self._observer.closed(frozenset[str]().union(*ours))
 
     def _wanted(self, streams: list[Stream], owner: str) -> dict[str, Stream]:
@@ -335,8 +339,7 @@ class Service:
     def is_still(self) -> bool:
         """Return whether one question tells that no stream has anything new."""
         known = {term.nothing_at for term in self.terms}
-        held = [seat for seat in self._seats.values() if seat.term is not None]
-        is_due = any(seat.holding.is_due for seat in held)
+        is_due = any(seat.holding.is_due for seat in self._served)
         if is_due or len(known) != 1 or None in known:
             return False
         with self._observer.waiting("database"):
@@ -345,8 +348,8 @@ class Service:
     @property
     def looks_in_s(self) -> float:
         """Return in how many seconds a stream is to be asked again, at the earliest."""
-        asked = (seat.ask_at for seat in self._seats.values() if seat.term is not None)
-        return max(min(asked, default=0.0) - self._clock(), 0.0)
+        asked_at = min((seat.ask_at for seat in self._served), default=0.0)
+        return max(asked_at - self._clock(), 0.0)
 
     def ask_all(self) -> None:
         """Let every stream be asked in the next turn: the relay has rested."""

@@ -7,6 +7,7 @@ due at once. A message without a key, or one whose failure does not stop its key
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -185,6 +186,11 @@ class Action:
     source: str
     command: str
     what: Mapping[str, object]
+
+    def row(self, messages: int) -> tuple[object, ...]:
+        """Return what `write_audit` writes, in the order of its columns."""
+        what = json.dumps(dict(self.what))
+        return (self.action, self.actor, self.source, self.command, what, messages)
 
 
 @dataclass(frozen=True, slots=True)

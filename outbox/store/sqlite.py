@@ -51,7 +51,6 @@ from outbox.version import __version__
 #: Messages; a deletion of so many takes a few milliseconds, for which other writers wait.
 _PRUNED_AT_ONCE = 500
 
-_SAVED = "after_seq = ?, lease_until = ?, moved_at = ?"
 #: In the order of Trail's fields.
 _TRAIL = "crashes = ?, handed_seq = ?, suspect_seq = ?, suspect_deaths = ?"
 
@@ -206,24 +205,30 @@ class SQLiteStore:
 
     def save(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Record what is delivered and renew the lease."""
-        self._write(
-            lease,
-            f"{_SAVED}, handed_seq = null",
-            (position.seq, time.time() + lease_s, time.time()),
-        )
+        self._save(lease, position, lease_s, "handed_seq = null", ())
 
     def suspect(self, lease: Lease, position: Position, lease_s: float, seq: int) -> None:
         """Save as well which message is handed over."""
-        self._write(
-            lease,
-            f"{_SAVED}, handed_seq = ?",
-            (position.seq, time.time() + lease_s, time.time(), seq),
-        )
+        self._save(lease, position, lease_s, "handed_seq = ?", (seq,))
 
     def forgive(self, lease: Lease, position: Position, lease_s: float) -> None:
         """Save, and forget the relays that died here."""
-        values = position.seq, time.time() + lease_s, time.time(), *astuple(Trail())
-        self._write(lease, f"{_SAVED}, {_TRAIL}", values)
+        self._save(lease, position, lease_s, _TRAIL, astuple(Trail()))
+
+    def _save(
+        self,
+        lease: Lease,
+        position: Position,
+        lease_s: float,
+        assignments: str,
+        values: tuple[object, ...],
+    ) -> None:
+        now = time.time()
+        self._write(
+            lease,
+            f"after_seq = ?, lease_until = ?, moved_at = ?, {assignments}",
+            (position.seq, now + lease_s, now, *values),
+        )
 
     def acquit(self, lease: Lease, seq: int) -> None:
         """Take a message off suspicion."""

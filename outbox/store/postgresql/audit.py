@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,12 +18,5 @@ def write_audit(
     connection.execute(
         f"""insert into {names["outbox_audit"]} (action, actor, source, command, what, messages)
             values (%s::uuid, %s, %s, %s, %s::jsonb, %s)""",
-        (
-            action.action,
-            action.actor,
-            action.source,
-            action.command,
-            json.dumps(dict(action.what)),
-            messages,
-        ),
+        action.row(messages),
     )
