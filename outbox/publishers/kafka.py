@@ -57,7 +57,7 @@ DEFAULTS: Mapping[str, object] = {
     # Half of it also passes before librdkafka makes the first connection that it needs.
     "reconnect.backoff.ms": 20,
     "reconnect.backoff.max.ms": 2_000,
-    "linger.ms": 1,
+    "linger.ms": 0,
     # Above what `Outbox` admits by default (1,000,000 bytes) by the headers that we add.
     "message.max.bytes": 1_040_000,
     "client.id": "outbox-relay",

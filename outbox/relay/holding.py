@@ -199,7 +199,12 @@ class Holding:
     @property
     def is_due(self) -> bool:
         """Return whether it is time to look for messages to try again."""
-        return self._clock() >= self._look_at
+        return self.due_in_s <= 0
+
+    @property
+    def due_in_s(self) -> float:
+        """Return in how many seconds it will be time; infinite where nothing is held."""
+        return self._look_at - self._clock()
 
     def choose(self) -> list[HeldRecord]:
         """Return messages to try now, none if none are due; then sets when to look again."""

@@ -27,6 +27,10 @@ from outbox.store.owner import new_owner
 _FIRST_WAIT_S = 0.001
 _WAIT_GROWTH = 1.5
 
+#: An idle relay looks so much more often than it promises that its look and the way to the broker
+#: take no longer than the rest of the interval.
+_LOOKING = 0.9
+
 #: One pass looks so often, in seconds, whether the limit of the rate lets more go.
 _LIMITED_REST_S = 0.05
 
@@ -79,6 +83,7 @@ class Relay:
         self._service = Service(
             store, make_publisher, self._settings, clock, self._observer, self._voice
         )
+        self._look_every_s = _LOOKING * self._settings.poll_interval_s
         self._heartbeat_at = float("-inf")
         self._state = ""
         self._database_at = clock()
@@ -181,7 +186,8 @@ class Relay:
         while not stop.is_set():
             self._reach_database(goal)
             self._service.share_if_due(self._owner)
-            step = self._service.turn(wait_s)
+            # Nothing can be read before, so an acknowledgement is all there is to wait for.
+            step = self._service.turn(max(wait_s, self._service.looks_in_s))
             self._keep_house()
             if goal is not None:
                 if self._reached(goal, step):
@@ -194,9 +200,9 @@ class Relay:
                 wait_s = _FIRST_WAIT_S
                 continue
             if not self._service.in_flight:
-                pause_s = min(self._service.looks_in_s, self._settings.poll_interval_s)
+                pause_s = min(self._service.looks_in_s, self._look_every_s)
                 self._rest(stop, max(wait_s, pause_s))
-            wait_s = min(wait_s * _WAIT_GROWTH, self._settings.poll_interval_s)
+            wait_s = min(wait_s * _WAIT_GROWTH, self._look_every_s)
         self._service.finish()
 
     def _rest(self, stop: threading.Event, wait_s: float) -> None:
@@ -204,16 +210,28 @@ class Relay:
             until_retry_s = self._service.retry_at - self._clock()
             stop.wait(min(max(until_retry_s, _FIRST_WAIT_S), STANDBY_INTERVAL_S))
             return
+        due_s = min(self._scheduler.due_in_s(), self._service.due_in_s)
         every_s = min(self._settings.lease_s / 4, self._settings.heartbeat_s)
-        glance_until = self._clock() + min(_GLANCES_S, every_s)
-        is_idle = wait_s >= self._settings.poll_interval_s
-        while True:
-            due_s = min(self._scheduler.due_in_s(), self._service.due_in_s)
-            rest(self._waker, stop, wait_s, self._keep_house, every_s, due_s)
-            may_glance = is_idle and due_s > wait_s and self._clock() < glance_until
-            if not may_glance or stop.is_set() or not self._service.is_still():
-                break
+        rest(self._waker, stop, wait_s, self._keep_house, every_s, due_s)
+        if wait_s >= self._look_every_s and not stop.is_set():
+            left_s = min(due_s - wait_s, self._service.retries_in_s, every_s, _GLANCES_S)
+            self._glance(stop, self._waker.patience_s(wait_s), left_s)
         self._service.ask_all()
+
+    def _glance(self, stop: threading.Event, every_s: float, left_s: float) -> None:
+        """Ask for a while, in the cheapest way, whether there can be anything new.
+
+        This is what an idle relay does all day, some twenty times a second.
+        """
+        known = self._service.still_at
+        moment, wait, waiting = self._store.moment, self._waker.wait, self._observer.waiting
+        while known is not None and left_s > every_s:
+            with waiting("database"):
+                if moment() != known:
+                    return
+            if wait(stop, every_s):
+                return
+            left_s -= every_s
 
     def _reached(self, goal: _Goal, step: Step) -> bool:
         service = self._service

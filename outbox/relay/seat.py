@@ -11,10 +11,10 @@ from outbox.relay.term import Term
 _FIRST_REST_S = 0.001
 _LONGEST_REST_S = 0.02
 
-#: After all there was is sent, a stream rests for so many times what that took, up to this many
-#: seconds: a plan costs as much for one message as for a hundred, and at a thousand a second plans
-#: without a pause took most of a core.
-_PACE, _LONGEST_PACE_S = 2.0, 0.02
+#: After all there was is sent, a stream rests for so many times what that took, but no longer than
+#: an idle relay does: a plan costs as much for one message as for a hundred, and on a machine that
+#: is busy, where everything takes long, it is best to make few.
+_PACE = 4.0
 
 
 @dataclass(slots=True)
@@ -43,7 +43,10 @@ class Seat:
         self.ask_at = now + self._rest_s
         self._rest_s = min(self._rest_s * 2, _LONGEST_REST_S)
 
-    def had_something(self, now: float, took_s: float, *, more: bool) -> None:
-        """Note that there was, and how long it took to send it. `more`: there is more at hand."""
+    def had_something(self, now: float, took_s: float, longest_s: float, *, more: bool) -> None:
+        """Note that there was, and how long it took to send it. `more`: there is more at hand.
+
+        `longest_s`: how long a stream may rest.
+        """
         self._rest_s = _FIRST_REST_S
-        self.ask_at = float("-inf") if more else now + min(_PACE * took_s, _LONGEST_PACE_S)
+        self.ask_at = float("-inf") if more else now + min(_PACE * took_s, longest_s)

@@ -315,7 +315,8 @@ class Service:
     def _note(self, seat: Seat, term: Term, step: Step, began: float, *, asked: bool) -> None:
         now = self._clock()
         if step.read:
-            seat.had_something(now, now - began, more=step.more)
+            longest_s = self._settings.poll_interval_s
+            seat.had_something(now, now - began, longest_s, more=step.more)
         elif asked:
             seat.had_nothing(now)
         if step.delivered:
@@ -336,14 +337,16 @@ class Service:
                 self._step(seat, min(wait_s, 0.001), read=False)
                 return
 
-    def is_still(self) -> bool:
-        """Return whether one question tells that no stream has anything new."""
+    @property
+    def still_at(self) -> str | None:
+        """Return the store's moment in which no stream had anything new, None if one had."""
         known = {term.nothing_at for term in self.terms}
-        is_due = any(seat.holding.is_due for seat in self._served)
-        if is_due or len(known) != 1 or None in known:
-            return False
-        with self._observer.waiting("database"):
-            return self._store.moment() in known
+        return known.pop() if len(known) == 1 and not self.unsaved else None
+
+    @property
+    def retries_in_s(self) -> float:
+        """Return in how many seconds held messages are to be tried again, at the earliest."""
+        return min((seat.holding.due_in_s for seat in self._served), default=float("inf"))
 
     @property
     def looks_in_s(self) -> float:

@@ -38,7 +38,7 @@ class RelaySettings:
     drain_timeout_s: float = 10.0
     connect_timeout_s: float = 30.0
     save_interval_s: float = 0.25
-    idle_save_interval_s: float = 0.02
+    idle_save_interval_s: float = 0.1
     prune_interval_s: float = 30.0
     page_messages: int = 2_000
     page_bytes: int = 4 * _MIB

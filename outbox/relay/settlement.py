@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from outbox.record import Page, Position, payload_sizes
 
@@ -10,22 +11,31 @@ from outbox.record import Page, Position, payload_sizes
 class SentPage:
     """A page whose messages were handed to the broker; implements Delivery.
 
-    `sent_at`: the caller's clock, when that was.
+    `sent_at`: the caller's clock, when that was. `acknowledged`: notes a message by its index.
     """
 
-    __slots__ = ("acked", "bytes", "page", "remaining", "sent_at")
+    __slots__ = ("_arrived", "acknowledged", "bytes", "page", "sent_at")
 
     def __init__(self, page: Page, sent_at: float = 0.0) -> None:
         self.page = page
         self.sent_at = sent_at
         self.bytes = sum(payload_sizes(page.records))
-        self.acked = bytearray(len(page.records))
-        self.remaining = len(page.records)
+        # Each message is acknowledged once. Called for every one, so it is no function of our own.
+        self._arrived: list[int] = []
+        self.acknowledged: Callable[[int], None] = self._arrived.append
 
-    def acknowledged(self, index: int) -> None:
-        """Note an acknowledgement; each message is acknowledged once."""
-        self.acked[index] = 1
-        self.remaining -= 1
+    @property
+    def remaining(self) -> int:
+        """Return how many messages are not acknowledged."""
+        return len(self.page.records) - len(self._arrived)
+
+    @property
+    def first_missing(self) -> int:
+        """Return the index of the first message that is not acknowledged; call it if one is not."""
+        acked = bytearray(len(self.page.records))
+        for index in self._arrived:
+            acked[index] = 1
+        return acked.find(0)
 
     @property
     def mark(self) -> str:
@@ -37,7 +47,7 @@ class SentPage:
         """Return the position up to which every message is acknowledged, if any is."""
         if not self.remaining:
             return self.page.end
-        count = self.acked.find(0)
+        count = self.first_missing
         return Position(self.page.batch, self.page.records[count - 1][0]) if count else None
 
 
@@ -70,7 +80,7 @@ class InFlight:
         waiting = [sent for sent in self._pages if sent.remaining]
         if len(waiting) != 1 or waiting[0].remaining != 1:
             return None
-        return waiting[0], waiting[0].acked.find(0)
+        return waiting[0], waiting[0].first_missing
 
     def has_before(self, sent: SentPage) -> bool:
         """Return whether pages sent before this one wait for an acknowledgement."""
@@ -107,7 +117,7 @@ class InFlight:
         """Return the topic of the first message that is not acknowledged; "" where all are."""
         for sent in self._pages:
             if sent.remaining:
-                return sent.page.records[sent.acked.find(0)][2]
+                return sent.page.records[sent.first_missing][2]
         return ""
 
     def __bool__(self) -> bool:

@@ -172,7 +172,7 @@ class TestErrorsInTheMiddle:
         kit.commit("a")
         store = kit.store()
         reader = store.reader(acquire(store))
-        reader._sql.look = reader._sql.look.replace("'5s'", "'10ms'")
+        reader._sql.prepared_look = reader._sql.prepared_look.replace("'5s'", "'10ms'")
         watcher = kit.writer()
         pid = store.session.connection.info.backend_pid
 

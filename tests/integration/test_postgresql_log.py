@@ -461,8 +461,8 @@ class TestADatabaseThatIsAway:
         store = kit.store()
         reader = store.reader(acquire(store))
         kit.commit("a")
-        look = reader._sql.look
-        reader._sql.look = look.replace("pg_is_in_recovery()", "true")
+        sequence = reader._sql.sequence
+        reader._sql.sequence = sequence.replace("pg_is_in_recovery()", "true")
 
         with pytest.raises(DatabaseUnavailable, match="standby"):
             reader.read(10, 10_000)

@@ -20,16 +20,16 @@ def seat() -> Seat:
 def test_a_stream_with_more_at_hand_is_asked_at_once() -> None:
     made = seat()
     made.had_nothing(1000.0)
-    made.had_something(1000.0, took_s=0.015, more=True)
+    made.had_something(1000.0, 0.015, 0.05, more=True)
     assert made.ask_at < 1000.0
 
 
-def test_after_all_there_was_it_rests_for_twice_as_long_as_that_took_and_not_for_long() -> None:
+def test_after_all_there_was_it_rests_for_longer_than_that_took_but_within_bounds() -> None:
     made = seat()
-    made.had_something(1000.0, took_s=0.004, more=False)
-    assert made.ask_at == 1000.008
-    made.had_something(1000.0, took_s=3.0, more=False)
-    assert made.ask_at == 1000.02
+    made.had_something(1000.0, 0.004, 0.05, more=False)
+    assert made.ask_at == 1000.016
+    made.had_something(1000.0, 3.0, 0.05, more=False)
+    assert made.ask_at == 1000.05
 
 
 def test_a_stream_that_has_nothing_is_asked_ever_more_seldom_until_it_has_something() -> None:
@@ -39,6 +39,6 @@ def test_a_stream_that_has_nothing_is_asked_ever_more_seldom_until_it_has_someth
         made.had_nothing(0.0)
         rests.append(made.ask_at)
     assert rests == [0.001, 0.002, 0.004, 0.008, 0.016, 0.02, 0.02]
-    made.had_something(0.0, took_s=0.0, more=False)
+    made.had_something(0.0, 0.0, 0.05, more=False)
     made.had_nothing(0.0)
     assert made.ask_at == 0.001

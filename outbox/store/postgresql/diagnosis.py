@@ -39,6 +39,7 @@ from outbox.store.lanes import Topology
 from outbox.store.pauses import Pause
 from outbox.store.postgresql.admin import PostgreSQLAdmin
 from outbox.store.postgresql.lanes import read_topologies
+from outbox.store.postgresql.patience import ImpatientConnection
 from outbox.store.postgresql.plans import scans
 from outbox.store.postgresql.schedule_admin import PostgreSQLScheduleAdmin
 from outbox.store.postgresql.sequence import LAST_VALUE
@@ -77,9 +78,10 @@ class PostgreSQLDiagnosis(PostgreSQLAdmin):
     def connect(self) -> None:
         """Open the connection, unless it is open; the tables need not exist."""
         if self._session is None or self._session.connection.closed:
-            self._session = Session(
-                connect_postgresql(self._url, password_callback=self._password_callback)
+            connection = connect_postgresql(
+                self._url, password_callback=self._password_callback, kind=ImpatientConnection
             )
+            self._session = Session(cast("ImpatientConnection", connection))
 
     @contextmanager
     def _looking(self, access: str = "read only") -> Iterator[psycopg.Connection]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg import pq
 from psycopg.abc import PQGen
+from psycopg.errors import error_from_result
 from psycopg.rows import TupleRow
 
 if TYPE_CHECKING:
@@ -99,25 +100,30 @@ class ImpatientConnection(psycopg.Connection[TupleRow]):
             result: Result = end.value
             return result
 
-    def text_of(self, query: str) -> str | None:
-        """Return the one text that a query yields, outside of any transaction; None if it fails.
+    def results_of(self, query: str) -> list[PGresult]:
+        """Return what each statement of a query yields, as text.
 
         Past psycopg's cursors, which take three times as long: an idle relay asks 20 times a
-        second, and that is most of what it costs.
+        second, and that is most of what it costs. Raises what they would raise.
         """
+        return self._results(lambda: self.pgconn.send_query(query.encode()))
+
+    def results_of_prepared(self, name: str) -> list[PGresult]:
+        """Return what a prepared statement without parameters yields, as text."""
+        return self._results(lambda: self.pgconn.send_query_prepared(name.encode(), None))
+
+    def _results(self, send: Callable[[], None]) -> list[PGresult]:
         try:
-            self.pgconn.send_query(query.encode())
+            send()
             self.pgconn.flush()
-            result = self._result()
-            while self._result() is not None:
-                result = None
+            results = list(iter(self._result, None))
         except BaseException:
             self.pgconn.finish()  # nobody would take the answer that is still to come
             raise
-        if result is None or result.status != pq.ExecStatus.TUPLES_OK:
-            return None
-        value = result.get_value(0, 0)
-        return None if value is None else value.decode()
+        for result in results:
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise error_from_result(result, encoding="utf-8")
+        return results
 
     def _result(self) -> PGresult | None:
         """Return the next result of what was sent; wait for it, but not for ever."""

@@ -24,9 +24,14 @@ from outbox.store.postgresql.journal import plan_parameters, read_plans
 from outbox.store.postgresql.lanes import has_sealed, read_topologies
 from outbox.store.postgresql.merging import before_heavy, merge
 from outbox.store.postgresql.sequence import check_sequence
-from outbox.store.postgresql.session import BY_INDEX_AS_QUERY, Session
+from outbox.store.postgresql.session import (
+    BY_INDEX_AS_QUERY,
+    PREPARED_BY_INDEX_AS_QUERY,
+    Session,
+    text,
+)
 from outbox.store.postgresql.snapshot import Plan, Snapshot
-from outbox.store.postgresql.statements import StreamLanes
+from outbox.store.postgresql.statements import SEQUENCE, SNAPSHOT, StreamLanes
 
 #: Save an empty plan when polls that found nothing have scanned this many numbers above the floor:
 #: an old floor makes each of them scan what came since (350,000 rows took 45 ms).
@@ -175,7 +180,10 @@ class PostgreSQLReader:
 
     def _ask_on(self, connection: psycopg.Connection, max_rows: int, max_bytes: int) -> _Answer:
         # Within a pipeline these are one transaction, without a word to begin or to end it.
-        connection.execute(BY_INDEX_AS_QUERY)
+        prepares = self._session.prepares
+        connection.execute(
+            PREPARED_BY_INDEX_AS_QUERY if prepares else BY_INDEX_AS_QUERY, prepare=prepares
+        )
         late = self._plan.target.ended_since(self._plan.last)
         return self._ask(connection, self._plan, late, self._after, max_rows, max_bytes)
 
@@ -186,7 +194,7 @@ class PostgreSQLReader:
         # An idle relay's one question.
         if self._nothing_at is not None and self._session.moment() == self.nothing_at:
             return None
-        sequence_value, snapshot, generation = self._look(connection)
+        sequence_value, snapshot, generation = self._look()
         if generation != self._lanes.generation:
             self._session.rollback()
             self._learn(connection)
@@ -267,24 +275,28 @@ class PostgreSQLReader:
             self._bounded_pages -= 1
         return (records, exhausted) if records or exhausted else ask().page()
 
-    def _look(self, connection: psycopg.Connection) -> tuple[int, Snapshot, int]:
+    def _look(self) -> tuple[int, Snapshot, int]:
         """Begin the plan's transaction: first the sequence, then the snapshot.
 
         Nothing before may have given the transaction an id, so no other write belongs in here. A
         standby's snapshots do not list what runs, and a session outlives its server's promotion:
         hence the check for recovery in a statement before the snapshot.
         """
-        cursor = connection.execute(self._sql.look)
-        while cursor.description is None:
-            cursor.nextset()
-        last_value, cache, in_recovery = cast("tuple[int, int, bool]", cursor.fetchone())
-        cursor.nextset()
-        snapshot, generation = cast("tuple[str, int]", cursor.fetchone())
-        if in_recovery:
+        *_, sequence, present = self._session.results_of(self._look_query())
+        snapshot, generation = text(present), int(text(present, 1))
+        if text(sequence, 2) == "t":
             raise DatabaseUnavailable("the database is a standby; waiting for it to be the primary")
+        last_value, cache = int(text(sequence)), int(text(sequence, 1))
         check_sequence(last_value, cache, self._plan)
         self._session.latest_snapshot = snapshot
         return last_value, Snapshot.parse(snapshot), generation
+
+    def _look_query(self) -> str:
+        if not self._session.prepares:
+            return self._sql.look
+        self._session.define(SEQUENCE, self._sql.sequence)
+        self._session.define(SNAPSHOT, self._sql.snapshot)
+        return self._sql.prepared_look
 
     def _ask(
         self,
@@ -296,7 +308,7 @@ class PostgreSQLReader:
         max_bytes: int,
     ) -> _Answer:
         """Ask for the fresh messages of a plan, and for the late ones where there can be any."""
-        light = not late and not self._bounded_pages
+        light, prepare = not late and not self._bounded_pages, self._session.prepares
         fresh = connection.cursor(binary=True)
         fresh.execute(
             self._sql.light if light else self._sql.fresh,
@@ -309,6 +321,7 @@ class PostgreSQLReader:
                 # So many of these are never more than the bound.
                 "heavy": max_bytes // max_rows,
             },
+            prepare=prepare,
         )
         cursors = [fresh]
         if late:
@@ -316,6 +329,7 @@ class PostgreSQLReader:
             cursors[1].execute(
                 self._sql.late,
                 {"ids": list(map(str, late)), "after": after, "rows": max_rows, "bytes": max_bytes},
+                prepare=prepare,
             )
         return _Answer(cursors, max_rows, max_bytes, light)
 
@@ -325,7 +339,9 @@ class PostgreSQLReader:
         The plan before it must be there as we know it: behind a pooler a fail-over to a server that
         is behind goes unnoticed, and there the ids in our snapshots may be given out again.
         """
-        row = connection.execute(self._sql.save, plan_parameters(self._lease, plan)).fetchone()
+        row = connection.execute(
+            self._sql.save, plan_parameters(self._lease, plan), prepare=self._session.prepares
+        ).fetchone()
         if row is None:
             raise LeaseLost(self._lease.relay)
         self._session.commit()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import psycopg
@@ -14,6 +15,8 @@ from outbox.errors import DatabaseUnavailable, OutboxError
 from outbox.store.postgresql.patience import ImpatientConnection
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
     from outbox.store.postgresql.scheduling import Looked
 
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
@@ -32,20 +35,72 @@ _BY_INDEX = {
     "enable_bitmapscan": "off",
 }
 
+
+def _set_local(settings: Mapping[str, str]) -> str:
+    return "; ".join(f"set local {name} = {value}" for name, value in settings.items())
+
+
 #: Makes a transaction read by index only.
-BY_INDEX = "; ".join(f"set local {name} = {value}" for name, value in _BY_INDEX.items())
+BY_INDEX = _set_local(_BY_INDEX)
+
+#: The same where statements are prepared: they are planned once, for any values.
+_PREPARED = {"plan_cache_mode": "force_generic_plan"}
+PREPARED_BY_INDEX = _set_local({**_BY_INDEX, **_PREPARED})
+
+#: A prepared statement is gone, or was there already: the server process is not always the same.
+#: Or it does not fit its table any more.
+_TABLE_CHANGED = "0A000"
+_NOT_PREPARED = ("26000", "42P05", _TABLE_CHANGED)
+
+_MOMENT, _MOMENT_QUERY = "outbox_moment", "select pg_current_snapshot()"
+
+
+def _as_query(settings: Mapping[str, str]) -> str:
+    return "select " + ", ".join(
+        f"set_config('{name}', '{value}', true)" for name, value in settings.items()
+    )
+
 
 #: The same as one statement, for where several in one are not possible.
-BY_INDEX_AS_QUERY = "select " + ", ".join(
-    f"set_config('{name}', '{value}', true)" for name, value in _BY_INDEX.items()
-)
+BY_INDEX_AS_QUERY = _as_query(_BY_INDEX)
+PREPARED_BY_INDEX_AS_QUERY = _as_query({**_BY_INDEX, **_PREPARED})
+
+
+class Preparation:
+    """Whether statements may be prepared, as far as the connections before this one have shown.
+
+    A pooler in transaction mode hands each transaction to any process, which may not know them.
+    """
+
+    def __init__(self) -> None:
+        self._works = True
+
+    def is_possible(self, connection: ImpatientConnection) -> bool:
+        """Return whether the connection leads to one process: poolers tell an id of their own.
+
+        Also lets psycopg prepare what it is told to, and nothing else.
+        """
+        (answer,) = connection.results_of("select pg_backend_pid()")
+        possible = self._works and text(answer) == str(connection.info.backend_pid)
+        connection.prepare_threshold = sys.maxsize if possible else None
+        return possible
+
+    def failed(self, sqlstate: str) -> None:
+        """Note an error; but that a table has changed does not speak against it."""
+        self._works = sqlstate == _TABLE_CHANGED
 
 
 class Session:
     """One PostgreSQL connection, in autocommit; transactions are opened by name."""
 
-    def __init__(self, connection: psycopg.Connection) -> None:
+    def __init__(
+        self, connection: ImpatientConnection, preparation: Preparation | None = None
+    ) -> None:
         self.connection = connection
+        #: Whether statements are to be prepared.
+        self.prepares = preparation is not None and preparation.is_possible(connection)
+        self._preparation = preparation or Preparation()
+        self._defined: set[str] = set()
         #: The text of the snapshot that was read last, by whoever looked for something new.
         self.latest_snapshot = ""
         #: What the last look at the schedule found.
@@ -95,12 +150,13 @@ class Session:
             self._receive()
             yield self.connection
         except psycopg.Error as error:
-            raise _translate(self._silence or error) from error
-
-    @property
-    def _silence(self) -> psycopg.Error | None:
-        connection = self.connection
-        return connection.silence if isinstance(connection, ImpatientConnection) else None
+            if self.prepares and error.sqlstate in _NOT_PREPARED:
+                self._preparation.failed(error.sqlstate)
+                self.close()
+                raise DatabaseUnavailable(
+                    f"a prepared statement is out of date: {error}"
+                ) from error
+            raise _translate(self.connection.silence or error) from error
 
     def moment(self) -> str:
         """Return the present snapshot's text.
@@ -108,16 +164,27 @@ class Session:
         Not asked is whether this is a standby by now, where nobody writes: the relay's next write,
         in a few seconds at the most, will find that out.
         """
-        self.latest_snapshot = self.text_of("select pg_current_snapshot()")
+        if self.prepares:
+            self.define(_MOMENT, _MOMENT_QUERY)
+            (answer,) = self.connection.results_of_prepared(_MOMENT)
+        else:
+            (answer,) = self.results_of(_MOMENT_QUERY)
+        self.latest_snapshot = text(answer)
         return self.latest_snapshot
 
     def text_of(self, query: str) -> str:
         """Return the one text that a query yields, in the cheapest way; call it in `translated`."""
-        connection = self.connection
-        text = connection.text_of(query) if isinstance(connection, ImpatientConnection) else None
-        if text is None:  # ask in the ordinary way, which raises what there is to raise
-            (text,) = cast("tuple[str]", connection.execute(query).fetchone())
-        return text
+        return text(self.results_of(query)[-1])
+
+    def results_of(self, query: str) -> list[PGresult]:
+        """Return what a query's statements yield, in the cheapest way; call it in `translated`."""
+        return self.connection.results_of(query)
+
+    def define(self, name: str, query: str) -> None:
+        """Prepare a statement by name, unless that has been done; call it in `translated`."""
+        if name not in self._defined:
+            self.connection.results_of(f"prepare {name} as {query}")
+            self._defined.add(name)
 
     @contextmanager
     def durable(self) -> Iterator[psycopg.Connection]:
@@ -143,7 +210,7 @@ class Session:
         error; it counts as a failure.
         """
         self._warnings.clear()
-        self.connection.execute("commit")
+        self.connection.results_of("commit")
         if self._warnings:
             raise DatabaseUnavailable(f"the commit is not durable: {self._warnings[0]}")
 
@@ -152,18 +219,22 @@ class Session:
         if not self.connection.closed:
             with suppress(psycopg.Error):
                 self._receive()
-                self.connection.execute("rollback")
+                # Not through psycopg, which would forget what is prepared.
+                self.connection.results_of("rollback")
 
     def expecting_long(self, seconds: float) -> AbstractContextManager[None]:
         """Let the server be silent for so long."""
-        if isinstance(self.connection, ImpatientConnection):
-            return self.connection.expecting_long(seconds)
-        return nullcontext()
+        return self.connection.expecting_long(seconds)
 
     def close(self) -> None:
         """Close the connection; never raises."""
         with suppress(psycopg.Error):
             self.connection.close()
+
+
+def text(result: PGresult, column: int = 0) -> str:
+    """Return a column of the first row; call it where that is no null."""
+    return cast("bytes", result.get_value(0, column)).decode()
 
 
 def _translate(error: psycopg.Error) -> OutboxError:

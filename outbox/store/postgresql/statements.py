@@ -9,7 +9,10 @@ from outbox.record import END
 from outbox.store.lanes import Topology
 from outbox.store.postgresql.lanes import condition
 from outbox.store.postgresql.sequence import LAST_VALUE
-from outbox.store.postgresql.session import ABANDONED, BY_INDEX
+from outbox.store.postgresql.session import ABANDONED, BY_INDEX, PREPARED_BY_INDEX
+
+#: Names of prepared statements.
+SEQUENCE, SNAPSHOT = "outbox_sequence", "outbox_snapshot"
 
 #: By the database's clock when it began to read. Null where the message does not expire.
 _EXPIRED = "expires_at <= statement_timestamp()"
@@ -23,12 +26,16 @@ _SELECTED = (
 #: What a message weighs, in bytes. octet_length does not fetch a payload that is stored apart.
 _WEIGHT = "coalesce(octet_length(payload), 0) + coalesce(pg_column_size(headers), 0) + 200"
 
-_HEAVY = f"{_WEIGHT} > %(heavy)s::bigint"
-#: Of a heavy message only its weight, as the total, which is 0 for all others.
+#: Of a heavy message only its weight, as the total, which is 0 for all others. What a server
+#: takes out of a row only to leave it there costs it nothing.
 _LIGHT_COLUMNS = (
-    f"seq, id::text, topic, key, case when not ({_HEAVY}) then payload end, type, content_type, "
-    f"case when not ({_HEAVY}) then headers::text end, traceparent, tracestate, {_EXPIRED}, "
-    f"case when {_HEAVY} then {_WEIGHT} else 0 end"
+    "seq, id::text, topic, key, case when weight <= heavy then payload end, type, content_type, "
+    "case when weight <= heavy then headers::text end, traceparent, tracestate, expired, "
+    "case when weight <= heavy then 0 else weight end"
+)
+_LIGHT_FIELDS = (
+    "seq, id, topic, key, payload, type, content_type, headers, traceparent, tracestate, "
+    f"{_EXPIRED} as expired, %(heavy)s::bigint as heavy, {_WEIGHT} as weight"
 )
 
 
@@ -89,15 +96,19 @@ class Statements:
         log = names["outbox_message"]
         ours = f"and {condition}" if condition else ""
         sequence = names["outbox_message_seq"]
-        self.look = f"""
+        begin = f"""
             begin isolation level read committed;
             set local synchronous_commit = on;
-            {ABANDONED};
-            {BY_INDEX};
+            {ABANDONED}"""
+        self.sequence = f"""
             select {LAST_VALUE}, seqcache, pg_is_in_recovery()
-              from pg_sequence where seqrelid = '{sequence}'::regclass;
+              from pg_sequence where seqrelid = '{sequence}'::regclass"""
+        self.snapshot = f"""
             select pg_current_snapshot()::text,
                    (select max(generation) from {names["outbox_lane"]})"""
+        self.look = f"{begin}; {BY_INDEX}; {self.sequence}; {self.snapshot}"
+        #: The same where both are prepared, by these names.
+        self.prepared_look = f"{begin}; {PREPARED_BY_INDEX}; execute {SEQUENCE}; execute {SNAPSHOT}"
         # "Not visible in xmax:xmax:" is xid >= xmax, written so that no index can take it and the
         # planner is left with the one on seq.
         fresh = f"""
@@ -109,7 +120,9 @@ class Statements:
         self.fresh = self._bounded(f"select {_COLUMNS}, {_WEIGHT} as weight {fresh}")
         # The running total of the bound costs the database more than the reading does. As long as
         # messages are so light that a page of them cannot exceed the bound, it is not asked for.
-        self.light = f"select {_LIGHT_COLUMNS} {fresh}"
+        self.light = (
+            f"select {_LIGHT_COLUMNS} from (select {_LIGHT_FIELDS} {fresh}) as m order by seq"
+        )
         # Compared as rows, so that only the index on (xid, seq) fits: an equality on xid and an
         # order by seq would let the planner walk the whole log by seq.
         self.late = self._bounded(

@@ -23,7 +23,7 @@ from outbox.store.postgresql.patience import ImpatientConnection, Patience
 from outbox.store.postgresql.reader import PostgreSQLReader
 from outbox.store.postgresql.schedule_admin import PostgreSQLScheduleAdmin
 from outbox.store.postgresql.sequence import check_sequence, sequence_state
-from outbox.store.postgresql.session import Session
+from outbox.store.postgresql.session import Preparation, Session
 from outbox.store.postgresql.snapshot import Plan
 from outbox.store.trail import Trail, follow
 
@@ -56,6 +56,7 @@ class PostgreSQLStore(PostgreSQLAdmin):
         self._password_callback = password_callback
         self._connect_timeout_s = connect_timeout_s
         self._patience = None if silence_s is None else Patience(silence_s)
+        self._preparation = Preparation()
         self._pruned_to = 0
         self._taken_at = 0
 
@@ -77,13 +78,20 @@ class PostgreSQLStore(PostgreSQLAdmin):
             ),
         )
         connection.patience = self._patience
-        session = Session(connection)
+        session = self._new_session(connection)
         try:
             require_schema(lambda: self._meta(session))
         except BaseException:
             session.close()
             raise
         self._session = session
+
+    def _new_session(self, connection: ImpatientConnection) -> Session:
+        try:
+            return Session(connection, self._preparation)
+        except psycopg.Error as error:
+            connection.close()
+            raise DatabaseUnavailable(f"the database is away: {error}") from error
 
     def _meta(self, session: Session) -> tuple[int, int] | None:
         meta = self._names["outbox_meta"]
@@ -378,6 +386,7 @@ class PostgreSQLStore(PostgreSQLAdmin):
                        set {assignments}, written_by = pg_current_xact_id()
                      where relay = %(relay)s and lane = %(lane)s and epoch = %(epoch)s""",
                 {"relay": lease.relay, "lane": lease.lane, "epoch": lease.epoch, **values},
+                prepare=self.session.prepares,
             ).rowcount
         if changed != 1:
             raise LeaseLost(lease.relay)
