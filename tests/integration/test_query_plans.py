@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from psycopg.sql import Literal
 
 from outbox.names import Names
-from outbox.store.postgresql.session import BY_INDEX
+from outbox.store.postgresql.session import BY_INDEX, PREPARED_BY_INDEX
 from outbox.store.postgresql.statements import Statements
 from tests.conformance.conftest import postgresql_kit  # noqa: F401 - the fixture
 from tests.conformance.store_kit import StoreKit
@@ -32,39 +33,83 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-def explain(connection: Any, sql: str, parameters: dict[str, object]) -> dict[str, Any]:
-    """Run the query as the reader does and return its plan, with buffers and times."""
+Explain = Callable[[Any, str, dict[str, object]], dict[str, Any]]
+
+EXPLAIN = "explain (analyze, buffers, format json)"
+
+
+def explain_at_once(connection: Any, sql: str, parameters: dict[str, object]) -> Any:
+    """Plan the query with the values, as for a reader behind a pooler."""
     connection.execute(f"begin; {BY_INDEX}", prepare=False)
-    try:
-        (plan,) = connection.execute(
-            f"explain (analyze, buffers, format json) {sql}", parameters
-        ).fetchone()
-    finally:
-        connection.execute("rollback")
-    plan = json.loads(plan) if isinstance(plan, str) else plan
+    return connection.execute(f"{EXPLAIN} {sql}", parameters).fetchone()
+
+
+def explain_prepared(connection: Any, sql: str, parameters: dict[str, object]) -> Any:
+    """Plan the query for any values, as for a reader that prepares it."""
+    hot = numbered(sql, parameters)
+    connection.execute("deallocate all")
+    connection.execute(f"begin; {PREPARED_BY_INDEX}; prepare hot as {hot}", prepare=False)
+    values = listed(connection, sql, parameters)
+    return connection.execute(f"{EXPLAIN} execute hot ({values})", prepare=False).fetchone()
+
+
+def used(sql: str, parameters: dict[str, object]) -> list[str]:
+    return [name for name in parameters if f"%({name})s" in sql]
+
+
+def numbered(sql: str, parameters: dict[str, object]) -> str:
+    names = enumerate(used(sql, parameters), 1)
+    return sql % {name: f"${number}" for number, name in names}
+
+
+def listed(connection: Any, sql: str, parameters: dict[str, object]) -> str:
+    names = used(sql, parameters)
+    return ", ".join(Literal(parameters[name]).as_string(connection) for name in names)
+
+
+def explained(row: Any) -> dict[str, Any]:
+    plan = json.loads(row[0]) if isinstance(row[0], str) else row[0]
     return plan[0]["Plan"]
 
 
+@pytest.fixture(params=[explain_at_once, explain_prepared])
+def explain(request: pytest.FixtureRequest) -> Explain:
+    """Give what runs a query as the reader does and returns its plan, with buffers and times."""
+
+    def run(connection: Any, sql: str, parameters: dict[str, object]) -> dict[str, Any]:
+        try:
+            return explained(request.param(connection, sql, parameters))
+        finally:
+            connection.execute("rollback")
+
+    return run
+
+
 @pytest.fixture(params=["light", "fresh"])
-def explain_fresh(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
+def explain_fresh(
+    request: pytest.FixtureRequest, explain: Explain
+) -> Callable[..., dict[str, Any]]:
     """How fresh messages are read: without a bound in bytes, and with it."""
     sql = getattr(Statements(Names()), request.param)
     bounds = {"rows": 1000, "bytes": 1 << 24, "heavy": (1 << 24) // 1000}
 
-    def explained(connection: Any, after: int) -> dict[str, Any]:
+    def run(connection: Any, after: int) -> dict[str, Any]:
         (target,) = connection.execute("select pg_current_snapshot()::text").fetchone()
         parameters = {"after": after, "before": "3:3:", "target": target, **bounds}
         return explain(connection, sql, parameters)
 
-    return explained
+    return run
 
 
-def explain_late(connection: Any, ids: list[str], after: int = 0) -> dict[str, Any]:
-    return explain(
-        connection,
-        Statements(Names()).late,
-        {"ids": ids, "after": after, "rows": 1000, "bytes": 1 << 24},
-    )
+@pytest.fixture
+def explain_late(explain: Explain) -> Callable[..., dict[str, Any]]:
+    """How late messages are read."""
+
+    def run(connection: Any, ids: list[str], after: int = 0) -> dict[str, Any]:
+        parameters: dict[str, object] = {"ids": ids, "after": after, "rows": 1000}
+        return explain(connection, Statements(Names()).late, {**parameters, "bytes": 1 << 24})
+
+    return run
 
 
 def assert_reads_by(plan: dict[str, Any], index: str, *, sorts: bool) -> None:
@@ -114,18 +159,23 @@ def test_fresh_with_a_backlog_far_beyond_the_statistics(
     assert read_rows(plan) <= 1_100
 
 
-def test_fresh_with_a_plan_prepared_on_an_empty_log(
-    kit: StoreKit, explain_fresh: Callable[..., dict[str, Any]]
-) -> None:
-    """psycopg prepares a statement it has seen five times; the reader's connections do not, and
-    where a pooler or a setting makes them, a custom plan is forced."""
+@pytest.mark.parametrize("query", ["light", "fresh"])
+def test_fresh_with_a_plan_made_for_an_empty_log(kit: StoreKit, query: str) -> None:
+    """A prepared statement keeps the plan of its first use until statistics are taken again."""
     connection = kit.writer()
-    connection.prepare_threshold = 0
-    for _ in range(8):
-        explain_fresh(connection, after=0)
+    bounds: dict[str, object] = {"rows": 1000, "bytes": 1 << 24, "heavy": (1 << 24) // 1000}
+    # A target in which everything is visible that will be written here.
+    values = {"after": 40_000, "before": "3:3:", "target": "1000000:1000000:", **bounds}
+    sql = getattr(Statements(Names()), query)
+    connection.execute(f"begin; {PREPARED_BY_INDEX}; prepare hot as {numbered(sql, values)}")
+    hot = f"{EXPLAIN} execute hot ({listed(connection, sql, values)})"
+    connection.execute(hot)
+    connection.execute("commit")
     connection.execute(FILL, (50_000,))
 
-    plan = explain_fresh(connection, after=40_000)
+    connection.execute(f"begin; {PREPARED_BY_INDEX}")
+    plan = explained(connection.execute(hot).fetchone())
+    connection.execute("rollback")
 
     assert_reads_by(plan, "_pkey", sorts=False)
     assert read_rows(plan) <= 1_100
@@ -144,7 +194,9 @@ def test_fresh_when_most_of_the_log_is_delivered(
     assert read_rows(plan) <= 10
 
 
-def test_late_with_a_thousand_ids(kit: StoreKit) -> None:
+def test_late_with_a_thousand_ids(
+    kit: StoreKit, explain_late: Callable[..., dict[str, Any]]
+) -> None:
     connection = kit.writer()
     connection.execute("analyze outbox_message")
     connection.execute(FILL, (50_000,))
@@ -157,7 +209,9 @@ def test_late_with_a_thousand_ids(kit: StoreKit) -> None:
     assert read_rows(plan) <= 10
 
 
-def test_late_within_one_large_transaction(kit: StoreKit) -> None:
+def test_late_within_one_large_transaction(
+    kit: StoreKit, explain_late: Callable[..., dict[str, Any]]
+) -> None:
     """A late transaction of many messages is read page by page, not as a whole for each page."""
     connection = kit.writer()
     connection.execute(FILL, (50_000,))
