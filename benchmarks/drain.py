@@ -29,7 +29,7 @@ def main() -> None:
     parser = options(
         __doc__,
         messages=(int, 300_000, "the backlog"),
-        repetitions=(int, 5, "how often both are measured"),
+        repetitions=(int, 9, "how often both are measured"),
     )
     parser.add_argument(
         "--delivery",

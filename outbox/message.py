@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from outbox.errors import ConfigurationError, InvalidMessage
@@ -99,14 +99,19 @@ class Message:
         put = object.__setattr__
         put(self, "topic", check_topic_name(topic))
         put(self, "payload", payload)
-        put(self, "key", None if key is None else _check_key(key))
+        is_plain = key.__class__ is str and key.isascii() and "\0" not in key
+        is_plain = is_plain and len(key) <= MAX_KEY_BYTES  # type: ignore[arg-type]  # as above
+        put(self, "key", key if is_plain or key is None else _check_key(key))
         put(self, "type", None if type is None else check_text("type", type))
         pairs, stored = ((), None) if headers is None else check_headers(headers)
         put(self, "headers", pairs)
         put(self, "headers_json", stored)
-        checked_id, id_text = _new_id() if id is None else check_id(id)
-        put(self, "id", checked_id)
-        put(self, "id_text", id_text)
+        if id is None:
+            put(self, "id_text", str(uuid7()))
+        else:
+            checked_id, id_text = check_id(id)
+            put(self, "id", checked_id)
+            put(self, "id_text", id_text)
         put(self, "lane", None if lane is None else _check_lane(lane))
         put(
             self,
@@ -122,6 +127,15 @@ class Message:
             raise InvalidMessage(
                 "payload None is a tombstone, which deletes its key: it needs key="
             )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> UUID:
+            """Make the id that was drawn here: few ask for it, and it takes as long as the rest."""
+            if name != "id":
+                raise AttributeError(f"Message has no attribute {name!r}")
+            object.__setattr__(self, "id", UUID(self.id_text))
+            return self.id
 
     @property
     def has_timing(self) -> bool:
@@ -181,11 +195,6 @@ def _key_text(key: object) -> str:
     if isinstance(key, UUID):
         return str(key)
     raise InvalidMessage(f"key must be str, int or UUID, not {type(key).__name__}: {shown(key)}")
-
-
-def _new_id() -> tuple[UUID, str]:
-    made = uuid7()
-    return UUID(int=made.int), str(made)
 
 
 def check_id(id: object) -> tuple[UUID, str]:

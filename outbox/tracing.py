@@ -57,6 +57,8 @@ def create_span(message: Message) -> Creation:
 
 def current_headers() -> tuple[str | None, str | None]:
     """Return `traceparent` and `tracestate` of here and now, both None where nothing traces."""
+    if not get_current():  # nothing is current at all: the common case, and cheap
+        return None, None
     return _to_header(trace.get_current_span().get_span_context())
 
 

@@ -28,7 +28,8 @@ def commits_on_its_own(connection: Any, driver: Any) -> bool:
 
 def psycopg_commits(connection: Any) -> bool:
     """Say so of a psycopg 3 connection, sync or async; ACTIVE (a pipeline) counts as yes."""
-    return bool(connection.autocommit and connection.pgconn.transaction_status <= ACTIVE)
+    # The state first: within a transaction, as nearly always, that is all there is to ask.
+    return bool(connection.pgconn.transaction_status <= ACTIVE and connection.autocommit)
 
 
 def sqlite_commits(connection: Any) -> bool:

@@ -52,6 +52,10 @@ PREPARED_BY_INDEX = _set_local({**_BY_INDEX, **_PREPARED})
 _TABLE_CHANGED = "0A000"
 _NOT_PREPARED = ("26000", "42P05", _TABLE_CHANGED)
 
+#: Four or five for each stream that is served; with fewer, psycopg would drop each before its next
+#: turn came.
+_MOST_PREPARED = 500
+
 _MOMENT, _MOMENT_QUERY = "outbox_moment", "select pg_current_snapshot()"
 
 
@@ -83,6 +87,7 @@ class Preparation:
         (answer,) = connection.results_of("select pg_backend_pid()")
         possible = self._works and text(answer) == str(connection.info.backend_pid)
         connection.prepare_threshold = sys.maxsize if possible else None
+        connection.prepared_max = _MOST_PREPARED
         return possible
 
     def failed(self, sqlstate: str) -> None:
