@@ -38,6 +38,15 @@ def test_what_the_server_refuses_is_raised_and_the_session_goes_on(
     assert session.text_of("select 'still here'") == "still here"
 
 
+def test_a_commit_that_the_server_turns_into_a_rollback_is_no_success(
+    connection: ImpatientConnection,
+) -> None:
+    session = Session(connection)
+    with pytest.raises(DatabaseUnavailable, match="rolled back"), session.durable() as inside:
+        with suppress(psycopg.Error):
+            inside.execute("select 1 / 0")
+
+
 def test_a_server_that_says_nothing_is_given_up(connection: ImpatientConnection) -> None:
     # Given a server that takes its time, and a client with little patience
     connection.patience = Patience(0.2)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+
 #: A statement gets this long at the last, in seconds.
 LONGEST_S = 120.0
 
@@ -121,7 +123,7 @@ class ImpatientConnection(psycopg.Connection[TupleRow]):
             self.pgconn.finish()  # nobody would take the answer that is still to come
             raise
         for result in results:
-            if result.status == pq.ExecStatus.FATAL_ERROR:
+            if result.status not in _GOOD:
                 raise error_from_result(result, encoding="utf-8")
         return results
 

@@ -20,7 +20,8 @@ def scans(connection: psycopg.Connection, names: Names) -> list[Scan]:
     """Return the scans of the log in the relay's reads, with its very SQL and settings.
 
     Planned for these values, as where nothing can be prepared: that is the plan which statistics
-    could mislead. Needs a transaction. A sort within the read by number is one of them: that index is in order.
+    could mislead. Needs a transaction. A sort within the read by number is one of them: that index
+    is in order.
     """
     connection.execute(BY_INDEX)
     row = connection.execute("select pg_current_snapshot()::text").fetchone()

@@ -48,9 +48,10 @@ _PREPARED = {"plan_cache_mode": "force_generic_plan"}
 PREPARED_BY_INDEX = _set_local({**_BY_INDEX, **_PREPARED})
 
 #: A prepared statement is gone, or was there already: the server process is not always the same.
-#: Or it does not fit its table any more.
-_TABLE_CHANGED = "0A000"
-_NOT_PREPARED = ("26000", "42P05", _TABLE_CHANGED)
+_NOT_PREPARED = ("26000", "42P05")
+
+#: What finds, in the server, that a prepared statement does not fit its table any more.
+_REVALIDATION = "RevalidateCachedQuery"
 
 #: Four or five for each stream that is served; with fewer, psycopg would drop each before its next
 #: turn came.
@@ -90,9 +91,11 @@ class Preparation:
         connection.prepared_max = _MOST_PREPARED
         return possible
 
-    def failed(self, sqlstate: str) -> None:
-        """Note an error; but that a table has changed does not speak against it."""
-        self._works = sqlstate == _TABLE_CHANGED
+    def is_at_fault(self, error: psycopg.Error) -> bool:
+        """Return whether a statement failed because it was prepared, and on another connection may
+        not; prepare nothing there, unless it was the table that has changed."""
+        self._works = self._works and error.sqlstate not in _NOT_PREPARED
+        return not self._works or error.diag.source_function == _REVALIDATION
 
 
 class Session:
@@ -155,8 +158,7 @@ class Session:
             self._receive()
             yield self.connection
         except psycopg.Error as error:
-            if self.prepares and error.sqlstate in _NOT_PREPARED:
-                self._preparation.failed(error.sqlstate)
+            if self.prepares and self._preparation.is_at_fault(error):
                 self.close()
                 raise DatabaseUnavailable(
                     f"a prepared statement is out of date: {error}"
@@ -215,7 +217,9 @@ class Session:
         error; it counts as a failure.
         """
         self._warnings.clear()
-        self.connection.results_of("commit")
+        (result,) = self.connection.results_of("commit")
+        if result.command_status != b"COMMIT":  # that is how a transaction ends that had failed
+            raise DatabaseUnavailable("the transaction was rolled back instead of committed")
         if self._warnings:
             raise DatabaseUnavailable(f"the commit is not durable: {self._warnings[0]}")
 
