@@ -42,9 +42,9 @@ def test_a_commit_that_the_server_turns_into_a_rollback_is_no_success(
     connection: ImpatientConnection,
 ) -> None:
     session = Session(connection)
-    with pytest.raises(DatabaseUnavailable, match="rolled back"), session.durable() as inside:
-        with suppress(psycopg.Error):
-            inside.execute("select 1 / 0")
+    rolled_back = pytest.raises(DatabaseUnavailable, match="rolled back")
+    with rolled_back, session.durable() as inside, suppress(psycopg.Error):
+        inside.execute("select 1 / 0")
 
 
 def test_a_server_that_says_nothing_is_given_up(connection: ImpatientConnection) -> None:
