@@ -61,6 +61,8 @@ class Message:
     # As they are stored. Made here, since the write path is where time counts.
     headers_json: str | None = field(init=False, repr=False, compare=False)
     id_text: str = field(init=False, repr=False, compare=False)
+    #: Whether it waits, or expires.
+    has_timing: bool = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -94,9 +96,12 @@ class Message:
                 **given._asdict(),
             )
             return
-        if not (deliver_at is None and delay is None and wait_for is None and expires_at is None):
-            check_timing(deliver_at, delay, wait_for, expires_at)
         put = object.__setattr__
+        if deliver_at is None and delay is None and wait_for is None and expires_at is None:
+            put(self, "has_timing", False)
+        else:
+            check_timing(deliver_at, delay, wait_for, expires_at)
+            put(self, "has_timing", True)
         put(self, "topic", check_topic_name(topic))
         put(self, "payload", payload)
         is_plain = key.__class__ is str and key.isascii() and "\0" not in key
@@ -136,11 +141,6 @@ class Message:
                 raise AttributeError(f"Message has no attribute {name!r}")
             object.__setattr__(self, "id", UUID(self.id_text))
             return self.id
-
-    @property
-    def has_timing(self) -> bool:
-        """Return whether it waits, or expires."""
-        return self.is_scheduled or self.expires_at is not None
 
     @property
     def is_scheduled(self) -> bool:

@@ -210,13 +210,22 @@ class Relay:
             until_retry_s = self._service.retry_at - self._clock()
             stop.wait(min(max(until_retry_s, _FIRST_WAIT_S), STANDBY_INTERVAL_S))
             return
+        if self._service.paced_s > 0:
+            self._pace(stop)
+            return
         due_s = min(self._scheduler.due_in_s(), self._service.due_in_s)
         every_s = min(self._settings.lease_s / 4, self._settings.heartbeat_s)
         rest(self._waker, stop, wait_s, self._keep_house, every_s, due_s)
         if wait_s >= self._look_every_s and not stop.is_set():
             left_s = min(due_s - wait_s, self._service.retries_in_s, every_s, _GLANCES_S)
             self._glance(stop, self._waker.patience_s(wait_s), left_s)
-        self._service.ask_all()
+        self._service.ask_rested()
+
+    def _pace(self, stop: threading.Event) -> None:
+        """Rest after all there was, whatever the waker is told: a plan for each would cost most."""
+        while (paced_s := self._service.paced_s) > 0 and not stop.is_set():
+            self._waker.wait(stop, paced_s)
+        self._service.ask_rested()
 
     def _glance(self, stop: threading.Event, every_s: float, left_s: float) -> None:
         """Ask for a while, in the cheapest way, whether there can be anything new.

@@ -23,7 +23,8 @@ class Seat:
 
     `progress_at`: when it last was neither failing nor waiting for an acknowledgement.
     `cautious`: the last term failed on the broker, and the next may do so at the same message.
-    `leaving`: the stream is to go to another process.
+    `leaving`: the stream is to go to another process. `paced_until`: how long it rests after all
+    there was, whatever has come since.
     """
 
     stream: str
@@ -36,6 +37,7 @@ class Seat:
     progress_at: float = 0.0
     retry_at: float = float("-inf")
     ask_at: float = float("-inf")
+    paced_until: float = float("-inf")
     _rest_s: float = field(default=_FIRST_REST_S)
 
     def had_nothing(self, now: float) -> None:
@@ -50,3 +52,9 @@ class Seat:
         """
         self._rest_s = _FIRST_REST_S
         self.ask_at = float("-inf") if more else now + min(_PACE * took_s, longest_s)
+        self.paced_until = self.ask_at
+
+    def ask_if_rested(self, now: float) -> None:
+        """Let it be asked at once, unless it rests after all there was."""
+        if self.paced_until <= now:
+            self.ask_at = float("-inf")

@@ -355,9 +355,21 @@ class Service:
         return max(asked_at - self._clock(), 0.0)
 
     def ask_all(self) -> None:
-        """Let every stream be asked in the next turn: the relay has rested."""
+        """Let every stream be asked in the next turn."""
         for seat in self._seats.values():
             seat.ask_at = float("-inf")
+
+    def ask_rested(self) -> None:
+        """Let the streams be asked in the next turn that do not rest after all there was."""
+        now = self._clock()
+        for seat in self._seats.values():
+            seat.ask_if_rested(now)
+
+    @property
+    def paced_s(self) -> float:
+        """Return for how many seconds all streams rest after all there was; 0 if one does not."""
+        until = min((seat.paced_until for seat in self._served), default=0.0)
+        return max(until - self._clock(), 0.0)
 
     def save_if_due(self) -> None:
         """Renew the leases."""

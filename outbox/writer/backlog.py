@@ -111,6 +111,8 @@ class Backlog:
             return
         state = self._memory.state(database, self._table)
         now = self._clock()
+        if state.action is None and now < state.look_at:
+            return  # as nearly always; the path is hot
         if _is_due(state, transaction, now):
             state.look_at = now + LOOK_S  # one thread looks, the others go by what is known
             allowed = transaction.row(self._may_look)

@@ -250,7 +250,9 @@ class Outbox:
         if message.wait_for is not None:
             lock_awaited(opened, [message.wait_for])
         if not tracing_is_on():  # the common case first, and cheap
-            _carry_one(row, *current_headers())
+            traceparent, tracestate = current_headers()
+            if traceparent is not None:
+                _carry_one(row, traceparent, tracestate)
             write_one(opened, self._insert, row)
             return
         with create_span(message) as creation:

@@ -98,6 +98,7 @@ def test_a_message_that_kills_the_relay_is_held_and_the_others_go(
     wait_until(
         lambda: scene.commands("run", "--drain", "--delivery", delivery).code == 0,
         what="the delivery of what was held",
+        timeout=90.0,
     )
     assert numbers(scene) == {f"k{key}": whole for key in range(1, 8)}
 

@@ -42,3 +42,15 @@ def test_a_stream_that_has_nothing_is_asked_ever_more_seldom_until_it_has_someth
     made.had_something(0.0, 0.0, 0.05, more=False)
     made.had_nothing(0.0)
     assert made.ask_at == 0.001
+
+
+def test_news_do_not_cut_the_rest_after_all_there_was_but_do_cut_others() -> None:
+    made = seat()
+    made.had_nothing(1000.0)
+    made.ask_if_rested(1000.0)
+    assert made.ask_at < 1000.0
+    made.had_something(1000.0, 0.004, 0.05, more=False)
+    made.ask_if_rested(1000.01)
+    assert made.ask_at == 1000.016
+    made.ask_if_rested(1000.016)
+    assert made.ask_at < 1000.0
