@@ -45,7 +45,7 @@ class Notifier:
         database_url: str,
         *,
         table_prefix: str = "",
-        every_s: float = 0.005,
+        every_s: float = 0.02,
         password_callback: Callable[[], str] | None = None,
     ) -> None:
         self._url = DatabaseUrl.parse(database_url)
