@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from outbox.errors import BrokerUnavailable, MessageRefused
-from outbox.headers import WireHeaders, user_headers, wire_headers
+from outbox.headers import WireHeaders, wire_headers
 from outbox.publishers.base import DeliveryFailed, PageRefused, TopicLost
 from outbox.publishers.faults import Fault
 from outbox.record import Record
@@ -43,29 +43,12 @@ def wires_of(records: list[Record], position_prefix: str) -> list[WireHeaders]:
     if not position_prefix:
         return each_or_refused(records, _without_position)
     try:
-        return _wires(records, position_prefix)
+        return [
+            wire_headers(id_, type_, content, parent, state, f"{position_prefix}{seq}", headers)
+            for seq, id_, _, _, _, type_, content, headers, parent, state, _, _ in records
+        ]
     except MessageRefused:
         return each_or_refused(records, _without_position)  # raises, with all of them
-
-
-def _wires(records: list[Record], position_prefix: str) -> list[WireHeaders]:
-    """Do what `wire_headers` does, for a page: calls would take longer than the work."""
-    wires = []
-    for seq, id_, _, _, _, type_, content, headers, parent, state, _, _ in records:
-        wire: WireHeaders = [("id", id_.encode())]
-        if type_ is not None:
-            wire.append(("type", type_.encode()))
-        if content is not None:
-            wire.append(("content-type", content.encode()))
-        if parent is not None:
-            wire.append(("traceparent", parent.encode()))
-        if state is not None:
-            wire.append(("tracestate", state.encode()))
-        wire.append(("outbox-position", f"{position_prefix}{seq}".encode()))
-        if headers is not None:
-            wire += user_headers(headers)
-        wires.append(wire)
-    return wires
 
 
 def _without_position(record: Record) -> WireHeaders:

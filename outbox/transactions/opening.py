@@ -103,8 +103,7 @@ def open_transaction(
     `verb` is the name of the public method, for the message of the TypeError. Raises TypeError for
     any other object, NotInTransaction, and ConfigurationError (several databases, another dialect).
     """
-    cls: type = transaction.__class__  # not type(): a proxy answers for what it stands for
-    opener = _opener_of_class(cls)
+    opener = _OPENERS.get(kind_of(transaction))
     if opener is None:
         raise TypeError(refusal(transaction, verb, wanted="sync"))
     return opener(transaction, bind_arguments)
@@ -143,11 +142,6 @@ _KINDS = (
     ("django.db.backends.base.base", "BaseDatabaseWrapper"),
     ("django.utils.connection", "ConnectionProxy"),
 )
-
-
-@lru_cache
-def _opener_of_class(cls: type) -> Opener | None:
-    return _OPENERS.get(_kind_of_class(cls))
 
 
 def kind_of(transaction: object) -> str:
@@ -230,9 +224,7 @@ def _open_django(connection: Any, binds: Mapping[str, object] | None) -> Transac
     return open_django(connection, binds)
 
 
-Opener: TypeAlias = Callable[[Any, "Mapping[str, object] | None"], "Transaction"]
-
-_OPENERS: dict[str, Opener] = {
+_OPENERS: dict[str, Callable[[Any, Mapping[str, object] | None], Transaction]] = {
     "sqlalchemy.orm.Session": _open_session,
     "sqlalchemy.orm.scoped_session": lambda scoped, binds: _open_session(scoped(), binds),
     "sqlalchemy.Connection": _open_connection,

@@ -101,13 +101,11 @@ class Preparation:
 class Session:
     """One PostgreSQL connection, in autocommit; transactions are opened by name."""
 
-    def __init__(
-        self, connection: ImpatientConnection, preparation: Preparation | None = None
-    ) -> None:
+    def __init__(self, connection: ImpatientConnection) -> None:
         self.connection = connection
         #: Whether statements are to be prepared.
-        self.prepares = preparation is not None and preparation.is_possible(connection)
-        self._preparation = preparation or Preparation()
+        self.prepares = False
+        self._preparation = Preparation()
         self._defined: set[str] = set()
         #: The text of the snapshot that was read last, by whoever looked for something new.
         self.latest_snapshot = ""
@@ -121,8 +119,14 @@ class Session:
         if notice.severity_nonlocalized == "WARNING":
             self._warnings.append(notice.message_primary or "warning")
 
+    def prepare_if_possible(self, preparation: Preparation) -> None:
+        """Prepare statements from now on, unless the connection does not lead to one process."""
+        with self.translated() as connection:
+            self.prepares = preparation.is_possible(connection)
+        self._preparation = preparation
+
     @contextmanager
-    def sending_ahead(self) -> Iterator[psycopg.Connection]:
+    def sending_ahead(self) -> Iterator[ImpatientConnection]:
         """Yield the connection; what it executes is sent, and the server works on it from now on.
 
         The cursors have their rows once anything else asks for the connection.
@@ -152,7 +156,7 @@ class Session:
             raise
 
     @contextmanager
-    def translated(self) -> Iterator[psycopg.Connection]:
+    def translated(self) -> Iterator[ImpatientConnection]:
         """Yield the connection; turn its errors into this library's."""
         try:
             self._receive()
@@ -173,10 +177,9 @@ class Session:
         """
         if self.prepares:
             self.define(_MOMENT, _MOMENT_QUERY)
-            (answer,) = self.connection.results_of_prepared(_MOMENT)
+            self.latest_snapshot = text(self.connection.results_of_prepared(_MOMENT)[-1])
         else:
-            (answer,) = self.results_of(_MOMENT_QUERY)
-        self.latest_snapshot = text(answer)
+            self.latest_snapshot = self.text_of(_MOMENT_QUERY)
         return self.latest_snapshot
 
     def text_of(self, query: str) -> str:

@@ -78,20 +78,14 @@ class PostgreSQLStore(PostgreSQLAdmin):
             ),
         )
         connection.patience = self._patience
-        session = self._new_session(connection)
+        session = Session(connection)
         try:
+            session.prepare_if_possible(self._preparation)
             require_schema(lambda: self._meta(session))
         except BaseException:
             session.close()
             raise
         self._session = session
-
-    def _new_session(self, connection: ImpatientConnection) -> Session:
-        try:
-            return Session(connection, self._preparation)
-        except psycopg.Error as error:
-            connection.close()
-            raise DatabaseUnavailable(f"the database is away: {error}") from error
 
     def _meta(self, session: Session) -> tuple[int, int] | None:
         meta = self._names["outbox_meta"]
