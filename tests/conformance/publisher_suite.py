@@ -65,7 +65,9 @@ class PublisherSuite:
             sending.publish(records[start : start + 200])
         sending.publisher.flush(TIMEOUT_S)
 
-        # Then each key is in one partition, and in order
+        # Then each key is in one partition, and in order; Kafka shows a transaction's messages some
+        # time after it has said that it is committed
+        wait_until(lambda: len(kit.read(topic)) >= 600, what="all messages to be seen")
         arrived = kit.read(topic)
         assert len(arrived) == 600
         for key in {each.key for each in records}:
