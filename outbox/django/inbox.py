@@ -14,7 +14,7 @@ with InboxConsumer(
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from outbox.inbox.inbox import Inbox as AnyInbox
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from outbox.inbox.inbox import HasId
+    from outbox.inbox.inbox import HasId, M
 
 
 class Inbox(AnyInbox):
@@ -45,6 +45,14 @@ def record(message: HasId, *, consumer: str, using: str = "default") -> bool:
     `Inbox.record` raises.
     """
     return Inbox(consumer).record(connection(using), message)
+
+
+def record_all(messages: Iterable[M], *, consumer: str, using: str = "default") -> list[M]:
+    """Do so for several messages with one statement; return those that are new.
+
+    What comes back and what is raised: see `Inbox.record_all`.
+    """
+    return Inbox(consumer).record_all(connection(using), messages)
 
 
 def transactions(

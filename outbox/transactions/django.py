@@ -33,6 +33,8 @@ class _Cursor(Protocol):
 
     def fetchone(self) -> tuple[Any, ...] | None: ...
 
+    def fetchall(self) -> list[tuple[Any, ...]]: ...
+
 
 class DjangoConnection(Protocol):
     """What is used of Django's `BaseDatabaseWrapper`, so that Django need not be imported."""
@@ -104,6 +106,12 @@ class _DjangoTransaction:
         query, values = self._query(statement)
         with self._connection.cursor() as cursor:
             cursor.executemany(query, [values(row) for row in rows])
+
+    def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
+        query, values = self._query(statement)
+        with self._connection.cursor() as cursor:
+            cursor.execute(query, values(parameters))
+            return list(cursor.fetchall())
 
     def _query(self, statement: Statement) -> tuple[str, Callable[[Parameters], tuple[Any, ...]]]:
         return positional_query(cast("str", getattr(statement, self.dialect)))

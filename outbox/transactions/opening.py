@@ -72,6 +72,9 @@ class Transaction(Protocol):
     def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
         """Run the statement once for each of `rows`, in order."""
 
+    def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
+        """Run the statement, return all of its rows; the driver's errors pass through."""
+
 
 class AsyncTransaction(Protocol):
     """The same for asyncio; made by `open_async_transaction`."""
@@ -93,6 +96,9 @@ class AsyncTransaction(Protocol):
 
     async def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
         """Run the statement once for each of `rows`, in order."""
+
+    async def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
+        """Run the statement, return all of its rows; the driver's errors pass through."""
 
 
 def open_transaction(
@@ -255,6 +261,10 @@ class _SqlalchemyTransaction:
     def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
         self._connection.execute(_text_clause(getattr(statement, self.dialect)), rows)
 
+    def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
+        clause = _text_clause(getattr(statement, self.dialect))
+        return [tuple(row) for row in self._connection.execute(clause, parameters)]
+
 
 class _PsycopgTransaction:
     dialect: Dialect = "postgresql"
@@ -290,6 +300,14 @@ class _PsycopgTransaction:
         with self._cursor() as cursor:
             cursor.executemany(query, map(values, rows))
 
+    def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
+        from psycopg.rows import tuple_row
+
+        query, values = _psycopg_query(statement.postgresql)
+        with self._cursor() as cursor:
+            cursor.row_factory = tuple_row
+            return cursor.execute(query, values(parameters)).fetchall()
+
     def _cursor(self) -> psycopg.Cursor[Any]:
         import psycopg
 
@@ -319,6 +337,13 @@ class _SqliteTransaction:
 
     def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
         self._connection.executemany(statement.sqlite, rows)
+
+    def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
+        cursor = self._connection.cursor()
+        cursor.row_factory = None
+        found: list[tuple[Any, ...]] = cursor.execute(statement.sqlite, parameters).fetchall()
+        cursor.close()
+        return found
 
 
 async def _open_async_session(
@@ -378,6 +403,9 @@ class _SpawnedTransaction:
     async def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
         await self._spawner.run_sync(lambda _: self._opened.execute_many(statement, rows))
 
+    async def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
+        return await self._spawner.run_sync(lambda _: self._opened.rows(statement, parameters))
+
 
 class _AsyncPsycopgTransaction:
     dialect: Dialect = "postgresql"
@@ -412,6 +440,14 @@ class _AsyncPsycopgTransaction:
         query, values = _psycopg_query(statement.postgresql)
         async with self._cursor() as cursor:
             await cursor.executemany(query, map(values, rows))
+
+    async def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
+        from psycopg.rows import tuple_row
+
+        query, values = _psycopg_query(statement.postgresql)
+        async with self._cursor() as cursor:
+            cursor.row_factory = tuple_row
+            return await (await cursor.execute(query, values(parameters))).fetchall()
 
     def _cursor(self) -> psycopg.AsyncCursor[Any]:
         import psycopg

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
@@ -10,7 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import TestCase
 
 from outbox import NotInTransaction
-from outbox.django.inbox import Inbox, record, transactions
+from outbox.django.inbox import Inbox, record, record_all, transactions
 from outbox.django.models import InboxMessage
 from outbox.inbox import Outcome, ReceivedMessage
 from outbox.inbox.handling import Handling
@@ -103,6 +105,34 @@ def test_record_says_whether_it_is_the_first_time_for_this_consumer() -> None:
         assert record(received(), consumer="billing")
         assert not record(received(), consumer="billing")
         assert record(received(), consumer="stock")
+
+
+@committing
+def test_a_batch_gives_back_what_is_new_in_its_order() -> None:
+    first, second = received(), replace(received(), id="100 % new: %s")
+    with transaction.atomic():
+        assert record(first, consumer="billing")
+        assert record_all([second, first, second], consumer="billing") == [second]
+        assert record_all([second, first], consumer="stock") == [second, first]
+
+    with transaction.atomic(using="other"):
+        assert record_all([first], consumer="billing", using="other") == [first]
+    assert InboxMessage.objects.filter(consumer="billing").count() == 2
+
+
+@committing
+def test_a_batch_is_refused_outside_a_transaction() -> None:
+    with pytest.raises(NotInTransaction):
+        record_all([received()], consumer="billing")
+
+    assert InboxMessage.objects.count() == 0
+
+
+@committing
+def test_a_batch_is_one_query(django_assert_num_queries: Callable[[int], Any]) -> None:
+    messages = [replace(received(), id=str(number)) for number in range(500)]
+    with transaction.atomic(), django_assert_num_queries(1):
+        assert record_all(messages, consumer="billing") == messages
 
 
 @pytest.mark.django_db
