@@ -17,9 +17,9 @@ from outbox.transactions.opening import (
     Parameters,
     Statement,
     Transaction,
-    positional_query,
     supported_dialect,
 )
+from outbox.transactions.positional import positional_query
 
 
 class _Cursor(Protocol):

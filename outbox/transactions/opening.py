@@ -7,28 +7,21 @@ a `Statement`. Nothing here commits, rolls back or closes what belongs to the ca
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from outbox.errors import ConfigurationError, NotInTransaction
-from outbox.transactions.autocommit import (
-    ACTIVE,
-    commits_on_its_own,
-    psycopg_commits,
-    sqlite_commits,
-)
+from outbox.transactions.autocommit import commits_on_its_own, sqlite_commits
 from outbox.transactions.binds import bind_arguments_for
+from outbox.transactions.psycopg import open_async_psycopg, open_psycopg
 from outbox.transactions.refusals import refusal
 
 if TYPE_CHECKING:
     import sqlite3
 
-    import psycopg
     from sqlalchemy import Connection, TextClause
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
@@ -196,24 +189,6 @@ def _open_connection(connection: Connection, _: Mapping[str, object] | None) -> 
     return _SqlalchemyTransaction(connection)
 
 
-def _open_psycopg(
-    connection: psycopg.Connection[Any], _: Mapping[str, object] | None
-) -> Transaction:
-    if psycopg_commits(connection):
-        if connection.pgconn.transaction_status == ACTIVE:
-            with connection.pipeline():  # wait for the answers: only then the state is known
-                pass
-        if psycopg_commits(connection):
-            raise NotInTransaction(_PSYCOPG_AUTOCOMMIT.format("with"))
-    return _PsycopgTransaction(connection)
-
-
-_PSYCOPG_AUTOCOMMIT = (
-    "the connection is in autocommit and no transaction is open, so the row would be committed "
-    "on its own; nothing was written. Open one: `{} connection.transaction():`"
-)
-
-
 def _open_sqlite(connection: sqlite3.Connection, _: Mapping[str, object] | None) -> Transaction:
     if sqlite_commits(connection):
         raise NotInTransaction(
@@ -234,7 +209,7 @@ _OPENERS: dict[str, Callable[[Any, Mapping[str, object] | None], Transaction]] =
     "sqlalchemy.orm.Session": _open_session,
     "sqlalchemy.orm.scoped_session": lambda scoped, binds: _open_session(scoped(), binds),
     "sqlalchemy.Connection": _open_connection,
-    "psycopg.Connection": _open_psycopg,
+    "psycopg.Connection": open_psycopg,
     "sqlite3.Connection": _open_sqlite,
     "django.db.backends.base.base.BaseDatabaseWrapper": _open_django,
     "django.utils.connection.ConnectionProxy": _open_django,
@@ -264,54 +239,6 @@ class _SqlalchemyTransaction:
     def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
         clause = _text_clause(getattr(statement, self.dialect))
         return [tuple(row) for row in self._connection.execute(clause, parameters)]
-
-
-class _PsycopgTransaction:
-    dialect: Dialect = "postgresql"
-
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self._connection = connection
-        factory: type = connection.cursor_factory
-        self._raw = _is_raw(factory)
-
-    @property
-    def database(self) -> object:
-        return psycopg_database(self._connection.pgconn)
-
-    def row(self, statement: Statement) -> tuple[Any, ...] | None:
-        import psycopg
-        from psycopg.rows import tuple_row
-
-        query, _ = _psycopg_query(statement.postgresql)
-        with psycopg.Cursor(self._connection, row_factory=tuple_row) as cursor:
-            return cursor.execute(query).fetchone()
-
-    def execute(self, statement: Statement, parameters: Parameters) -> int:
-        query, values = _psycopg_query(statement.postgresql)
-        runner = self._cursor() if self._raw else self._connection
-        cursor = runner.execute(query, values(parameters))
-        if cursor.rowcount < 0:  # in a pipeline the answer comes later, and with it any error
-            with self._connection.pipeline():
-                pass
-        return cursor.rowcount
-
-    def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
-        query, values = _psycopg_query(statement.postgresql)
-        with self._cursor() as cursor:
-            cursor.executemany(query, map(values, rows))
-
-    def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
-        from psycopg.rows import tuple_row
-
-        query, values = _psycopg_query(statement.postgresql)
-        with self._cursor() as cursor:
-            cursor.row_factory = tuple_row
-            return cursor.execute(query, values(parameters)).fetchall()
-
-    def _cursor(self) -> psycopg.Cursor[Any]:
-        import psycopg
-
-        return psycopg.Cursor(self._connection) if self._raw else self._connection.cursor()
 
 
 class _SqliteTransaction:
@@ -360,25 +287,13 @@ async def _open_async_connection(
     return _SpawnedTransaction(connection, opened)
 
 
-async def _open_async_psycopg(
-    connection: psycopg.AsyncConnection[Any], _: Mapping[str, object] | None
-) -> AsyncTransaction:
-    if psycopg_commits(connection):
-        if connection.pgconn.transaction_status == ACTIVE:
-            async with connection.pipeline():  # as above
-                pass
-        if psycopg_commits(connection):
-            raise NotInTransaction(_PSYCOPG_AUTOCOMMIT.format("async with"))
-    return _AsyncPsycopgTransaction(connection)
-
-
 _ASYNC_OPENERS: dict[str, Callable[[Any, Mapping[str, object] | None], Any]] = {
     "sqlalchemy.ext.asyncio.AsyncSession": _open_async_session,
     "sqlalchemy.ext.asyncio.async_scoped_session": (
         lambda scoped, binds: _open_async_session(scoped(), binds)
     ),
     "sqlalchemy.ext.asyncio.AsyncConnection": _open_async_connection,
-    "psycopg.AsyncConnection": _open_async_psycopg,
+    "psycopg.AsyncConnection": open_async_psycopg,
 }
 
 
@@ -407,65 +322,6 @@ class _SpawnedTransaction:
         return await self._spawner.run_sync(lambda _: self._opened.rows(statement, parameters))
 
 
-class _AsyncPsycopgTransaction:
-    dialect: Dialect = "postgresql"
-
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        self._connection = connection
-        factory: type = connection.cursor_factory
-        self._raw = _is_raw(factory)
-
-    @property
-    def database(self) -> object:
-        return psycopg_database(self._connection.pgconn)
-
-    async def row(self, statement: Statement) -> tuple[Any, ...] | None:
-        import psycopg
-        from psycopg.rows import tuple_row
-
-        query, _ = _psycopg_query(statement.postgresql)
-        async with psycopg.AsyncCursor(self._connection, row_factory=tuple_row) as cursor:
-            return await (await cursor.execute(query)).fetchone()
-
-    async def execute(self, statement: Statement, parameters: Parameters) -> int:
-        query, values = _psycopg_query(statement.postgresql)
-        runner = self._cursor() if self._raw else self._connection
-        cursor = await runner.execute(query, values(parameters))
-        if cursor.rowcount < 0:
-            async with self._connection.pipeline():
-                pass
-        return cursor.rowcount
-
-    async def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
-        query, values = _psycopg_query(statement.postgresql)
-        async with self._cursor() as cursor:
-            await cursor.executemany(query, map(values, rows))
-
-    async def rows(self, statement: Statement, parameters: Parameters) -> list[tuple[Any, ...]]:
-        from psycopg.rows import tuple_row
-
-        query, values = _psycopg_query(statement.postgresql)
-        async with self._cursor() as cursor:
-            cursor.row_factory = tuple_row
-            return await (await cursor.execute(query, values(parameters))).fetchall()
-
-    def _cursor(self) -> psycopg.AsyncCursor[Any]:
-        import psycopg
-
-        return psycopg.AsyncCursor(self._connection) if self._raw else self._connection.cursor()
-
-
-def psycopg_database(pgconn: psycopg.pq.abc.PGconn) -> object:
-    """Return where a connection leads to."""
-    return ("psycopg", pgconn.host, pgconn.port, pgconn.db)
-
-
-@lru_cache
-def _is_raw(cursor_factory: type) -> bool:
-    # Raw cursors want $1 for %s. psycopg has had them since 3.2.
-    return any(base.__name__ == "RawCursorMixin" for base in cursor_factory.__mro__)
-
-
 def supported_dialect(dialect: str) -> Dialect:
     """Return it, or raise ConfigurationError for a database this version does not write to."""
     if dialect not in ("postgresql", "sqlite"):
@@ -481,26 +337,3 @@ def _text_clause(sql: str) -> TextClause:
     from sqlalchemy import text
 
     return text(sql)
-
-
-@lru_cache(maxsize=1024)
-def _psycopg_query(sql: str) -> tuple[bytes, Callable[[Parameters], tuple[object, ...]]]:
-    query, values = positional_query(sql)
-    return query.encode(), values
-
-
-@lru_cache(maxsize=1024)
-def positional_query(sql: str) -> tuple[str, Callable[[Parameters], tuple[object, ...]]]:
-    """Return the query with positional marks, and what picks the values for them, in order.
-
-    psycopg would do so for named ones, too, but with every call.
-    """
-    names = _PARAMETER.findall(sql)
-    query = _PARAMETER.sub("%s", sql.replace("%", "%%"))
-    if len(names) > 1:
-        return query, itemgetter(*names)
-    return query, lambda parameters: tuple(parameters[name] for name in names)
-
-
-# Not the second colon of `::type`.
-_PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
