@@ -1,7 +1,7 @@
 """B11: a consumer with the inbox, as a ratio to the same handler without one.
 
 The handler writes one row. With a transaction a message, InboxConsumer stands against a plain
-consumer's loop; in batches, a transaction of 500 messages that calls `Inbox.record` for each stands
+consumer's loop; in batches, a transaction of 500 messages that calls `Inbox.record_all` stands
 against the same transaction without it.
 """
 
@@ -51,7 +51,7 @@ def measure(place: Place, arguments: argparse.Namespace) -> Found:
         Goal(0.70, "at least"),
     )
     many = _row(
-        f"inbox, record in transactions of {BATCH}",
+        f"inbox, record_all in transactions of {BATCH}",
         "the same transactions without the inbox",
         (_batches_with_inbox, _batches_without),
         place,
@@ -64,12 +64,15 @@ def measure(place: Place, arguments: argparse.Namespace) -> Found:
 
 
 class _Handler:
-    """Writes a row, and knows when it was called first: to join a group takes its time."""
+    """Writes a row, and knows when it began: to join a group takes its time."""
 
     began_at = 0.0
 
-    def __call__(self, connection: psycopg.Connection, message: ReceivedMessage) -> None:
+    def begin(self) -> None:
         self.began_at = self.began_at or time.perf_counter()
+
+    def __call__(self, connection: psycopg.Connection, message: ReceivedMessage) -> None:
+        self.begin()
         connection.execute("insert into effect values (%s, %s)", (message.id, message.payload))
 
 
@@ -95,7 +98,7 @@ def _row(
 
 
 def _speed(consume: Consume, place: Place, messages: int) -> float:
-    """Return messages a second, from the first call of the handler to the last commit."""
+    """Return messages a second, from the first one's handling to the last commit."""
     place.renew()
     handler = _Handler()
     with place.servers.connect() as connection:
@@ -170,8 +173,9 @@ def _batches_with_inbox(
 ) -> None:
     inbox = Inbox("bench", schema=place.schema)
 
-    def handle(message: ReceivedMessage) -> None:
-        if inbox.record(connection, message):
+    def handle(batch: list[ReceivedMessage]) -> None:
+        handler.begin()
+        for message in inbox.record_all(connection, batch):
             handler(connection, message)
 
     _batches(place, connection, messages, handle)
@@ -180,22 +184,25 @@ def _batches_with_inbox(
 def _batches_without(
     place: Place, connection: psycopg.Connection, handler: _Handler, messages: int
 ) -> None:
-    _batches(place, connection, messages, lambda message: handler(connection, message))
+    def handle(batch: list[ReceivedMessage]) -> None:
+        for message in batch:
+            handler(connection, message)
+
+    _batches(place, connection, messages, handle)
 
 
 def _batches(
     place: Place,
     connection: psycopg.Connection,
     messages: int,
-    handle: Callable[[ReceivedMessage], None],
+    handle: Callable[[list[ReceivedMessage]], None],
 ) -> None:
     with _plain_consumer(place) as consumer:
         handled = 0
         while handled < messages:
             batch = consumer.consume(min(BATCH, messages - handled), 1.0)
             with connection.transaction():
-                for kafka_message in batch:
-                    handle(from_kafka(kafka_message))
+                handle([from_kafka(kafka_message) for kafka_message in batch])
             if batch:
                 consumer.commit(asynchronous=True)
             handled += len(batch)

@@ -92,10 +92,11 @@ class Inbox:
         """Note that these messages take effect with this transaction; return those that are new.
 
         They come back in the order given; of those with the same id, the first. One statement,
-        whatever their number. Waits and raises as `record` does; if one id cannot be stored,
-        nothing is recorded. Transactions that call it once each cannot block one another for ever,
-        in whatever order they have their messages. PostgreSQL wants the right to SELECT besides
-        INSERT for it.
+        whatever their number. The commit counts all of them as handled, so if the work for one
+        fails, roll back the whole. Waits and raises as `record` does; if one id cannot be stored,
+        nothing is recorded. Transactions that call it once each never wait for one another in a
+        circle, whatever the order of their messages. On PostgreSQL it needs the right to SELECT
+        message_id besides INSERT.
         """
         by_id = _by_id(messages, "record_all")
         opened = open_transaction(
