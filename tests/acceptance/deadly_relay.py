@@ -28,6 +28,8 @@ def _deadly(publish: Callable[..., None], messages: set[tuple[str, bytes]], how:
         if meets:
             threading.Timer(_LATER_S, os.kill, (os.getpid(), signal.SIGKILL)).start()
         publish(self, records, *more)
+        if meets:
+            signal.pause()  # or it might have noted by then that they have arrived
 
     return publishes
 
