@@ -12,7 +12,7 @@ from outbox.inbox.pending import Pending, backoff
 from outbox.inbox.received import from_kafka
 from outbox.inbox.settings import checked_topics, consumer_settings
 from outbox.inbox.subscription import Subscription
-from outbox.tracing import process_span
+from outbox.tracing import process_span, tracing_is_on
 
 if TYPE_CHECKING:
     import threading
@@ -134,6 +134,9 @@ class InboxConsumer(Generic[T]):
             self._subscription.hold(self._pending.waiting_partitions)
 
     def _next(self, timeout: float) -> Waiting | None:
+        if not self._pending:  # as nearly always; the path is hot
+            fresh = self._subscription.poll(timeout)
+            return None if fresh is None else self._pending.add(*fresh, time.monotonic())
         if at_hand := self._pending.at_hand():
             return _when_due(at_hand, timeout)
         # Polled also when one is due: a consumer that does not poll is expelled.
@@ -159,11 +162,14 @@ class InboxConsumer(Generic[T]):
         return outcome
 
     def _handle(self, handler: Handler[T], message: ReceivedMessage) -> Outcome:
+        traceparent = message.traceparent
+        if traceparent is None and not tracing_is_on():
+            return self._handling.handle(handler, message)
         with process_span(
             message.topic,
             message.id,
             None if message.key is None else message.key.decode(errors="replace"),
-            message.traceparent,
+            traceparent,
             message.tracestate,
             partition=message.partition,
             offset=message.offset,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ class Waiting:
         self.at_hand = self.failures == 1 and delay <= BRIEF
 
 
+_BY_DUE = attrgetter("due")
+
+
 class Pending:
     """Whose turn it is: the messages at hand, in the order of each partition.
 
@@ -59,15 +63,19 @@ class Pending:
         """The partitions that must not deliver more for now."""
         return {partition for partition, queue in self._queues.items() if not queue[0].at_hand}
 
-    def add(self, partition: Partition, message: KafkaMessage, now: float) -> None:
+    def add(self, partition: Partition, message: KafkaMessage, now: float) -> Waiting:
         """Take in a message that Kafka delivered."""
+        waiting = Waiting(partition, message, now)
         # Should a paused partition deliver all the same, its messages queue up in their order.
-        self._queues.setdefault(partition, deque()).append(Waiting(partition, message, now))
+        self._queues.setdefault(partition, deque()).append(waiting)
+        return waiting
 
     def at_hand(self) -> Waiting | None:
         """Return a message that comes before Kafka is asked for more."""
-        heads = (queue[0] for queue in self._queues.values())
-        return next((waiting for waiting in heads if waiting.at_hand), None)
+        for queue in self._queues.values():
+            if queue[0].at_hand:
+                return queue[0]
+        return None
 
     def due(self, now: float) -> Waiting | None:
         """Return the message that has been due for longest, if any is."""
@@ -92,8 +100,8 @@ class Pending:
             self._queues.pop(partition, None)
 
     def _first(self) -> Waiting | None:
-        heads = (queue[0] for queue in self._queues.values())
-        return min(heads, key=lambda waiting: waiting.due, default=None)
+        heads = [queue[0] for queue in self._queues.values()]
+        return min(heads, key=_BY_DUE, default=None)
 
 
 def backoff(failures: int, first: float, longest: float) -> float:
