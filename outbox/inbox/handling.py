@@ -115,7 +115,7 @@ def check_handler(handler: object) -> None:
 
 def _call(handler: Handler[T], transaction: T, message: ReceivedMessage) -> None:
     answer: object = handler(transaction, message)  # type: ignore[func-returns-value]  # is checked
-    if inspect.iscoroutine(answer):
+    if answer is not None and inspect.iscoroutine(answer):
         answer.close()
         raise ConfigurationError(
             "the handler returned a coroutine, which nothing awaits; pass a plain function"

@@ -189,9 +189,12 @@ def _headers(kafka_message: KafkaMessage) -> tuple[tuple[str, bytes | None], ...
 
 
 def _text(headers: tuple[tuple[str, bytes | None], ...], wanted: str) -> str | None:
-    value = next((value for name, value in headers if name == wanted), None)
-    # A foreign producer's bytes must not stop the partition: what is not UTF-8 reads as U+FFFD.
-    return None if value is None else value.decode(errors="replace")
+    for name, value in headers:
+        if name == wanted:
+            # A foreign producer's bytes must not stop the partition: what is not UTF-8 reads as
+            # U+FFFD.
+            return None if value is None else value.decode(errors="replace")
+    return None
 
 
 def _bytes(value: bytes | str | None) -> bytes | None:
