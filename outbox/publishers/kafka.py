@@ -6,17 +6,13 @@ Why each of them is what it is: docs/adr/0003-producer.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from itertools import repeat
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
-from types import MethodType
-from typing import TYPE_CHECKING, Any
 
-from outbox.errors import MessageRefused
 from outbox.headers import WireHeaders
-from outbox.publishers.base import Delivery, DeliveryFailed, TopicUnavailable
+from outbox.publishers.base import Delivery, DeliveryFailed
 from outbox.publishers.cold import ColdPartitions
-from outbox.publishers.faults import Fault, fault_of
+from outbox.publishers.faults import fault_of
 from outbox.publishers.fencing import fence
 from outbox.publishers.librdkafka import (
     Complaint,
@@ -27,13 +23,12 @@ from outbox.publishers.librdkafka import (
     reach,
     sentence_of,
 )
+from outbox.publishers.partitioning import Place, partitions_of, places_of
 from outbox.publishers.refusing import failure_of, wires_of
+from outbox.publishers.reports import TELLING, Report, Reports, SentPage
 from outbox.publishers.topics import TopicLimits
 from outbox.record import Record
-from outbox.tracing import end_send_span, start_send_span, tracing_is_on
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
+from outbox.tracing import tracing_is_on
 
 #: Ours: under these, and no others, what the relay promises is true.
 OWNED: Mapping[str, object] = {
@@ -76,19 +71,13 @@ _BROKER_REMEMBERS_S = 12 * 3600.0
 #: How often, and for how many seconds, to look what broke a producer.
 _LOOKS, _LOOK_S = 3, 0.1
 
-#: Offsets count from 0; librdkafka says -1001 where it knows none.
-_BEFORE_ALL = -1
-
-#: The partitioner chooses.
-_ANY_PARTITION = -1
-
-#: What tells which message or topic is at fault, and not only that the producer is broken.
-_TELLING = (MessageRefused, TopicUnavailable)
-
 _topic = itemgetter(2)
 _parent = itemgetter(8)
 #: What `produce` takes first, in its order.
 _topic_payload_key = itemgetter(2, 4, 3)
+
+#: The index of a message in its page, and what `produce` is given.
+_Produced = tuple[int, tuple[tuple[str, bytes | None, str | None], int, WireHeaders, Report | None]]
 
 
 class KafkaPublisher:
@@ -111,10 +100,7 @@ class KafkaPublisher:
             TypeError,
             *self._kafka_error,
         )
-        self._failure: Exception | None = None
-        self._sent = 0
-        # By topic, and then by partition: the last acknowledged message's number and offset.
-        self._last: dict[str, dict[int, list[int]]] = {}
+        self._reports = Reports(self._complaint)
         self._traced = tracing_is_on()
 
     @property
@@ -149,9 +135,7 @@ class KafkaPublisher:
         wires = wires_of(records, position_prefix)
         self._look_at_topics(records, wires, check)
         self._forget_if_idle()
-        page = _SentPage(records, delivery, self._sent)
-        self._sent += len(records)
-        self._produce(page, wires, check)
+        self._produce(self._reports.page(records, delivery), wires, check)
 
     def _forget_if_idle(self) -> None:
         now = time.monotonic()
@@ -187,50 +171,72 @@ class KafkaPublisher:
         self._properties["batch.size"] = self._topics.smallest_batch
         abandon(self._producer, self._log)
         self._producer, self._log = make_producer(self._properties, self._complaint.note)
-        self._last.clear()
+        self._reports.begin_anew()
         self._cold = ColdPartitions(self._topics.partition_count)
 
-    def _produce(
+    def _produce(self, page: SentPage, wires: list[WireHeaders], check: Callable[[], None]) -> None:
+        records = page.records
+        partitions = partitions_of(records, self._topics.partition_count)
+        is_cold = self._cold.any_among(set(map(_topic, records)))
+        places = places_of(records, partitions) if is_cold else ()
+        ahead = self._cold.firsts(places)
+        is_cold = bool(ahead) or self._cold.must_wait(places)
+        reports = self._reports_on(page, partitions, each=is_cold or self._traced)
+        messages = enumerate(
+            zip(map(_topic_payload_key, records), partitions, wires, reports, strict=True)
+        )
+        if is_cold:
+            self._hand_over_in_two(page, list(messages), places, ahead, check)
+        else:
+            self._hand_over(page, messages, check)
+
+    def _reports_on(
+        self, page: SentPage, partitions: Sequence[int], *, each: bool
+    ) -> Iterable[Report | None]:
+        if each or not self._reports.can_be_in_runs(page, partitions):
+            return self._reports.on_each(page)
+        return self._reports.on_runs(page, partitions)
+
+    def _hand_over_in_two(
         self,
-        page: _SentPage,
-        wires: list[WireHeaders],
+        page: SentPage,
+        messages: Sequence[_Produced],
+        places: Sequence[Place | None],
+        ahead: Sequence[int],
         check: Callable[[], None],
     ) -> None:
-        produce = self._producer.produce
-        records = page.records
-        cold = self._cold.among(set(map(_topic, records)))
-        eventful = self._traced or bool(cold)
-        # The path is hot (docs/adr/0011-speed.md): bound methods are made far faster than partials,
-        # and arguments by position, the last of which are not documented, save a tenth of all.
-        reports = map(MethodType, repeat(self._reporter(page)), range(len(records)))
-        messages = zip(map(_topic_payload_key, records), wires, reports, strict=True)
-        for index, ((topic, payload, key), wire, report) in enumerate(messages):
+        """Send the first messages for their partitions, and let what is behind them wait for it."""
+        self._hand_over(page, map(messages.__getitem__, ahead), check)
+        rest = sorted(set(range(len(messages))).difference(ahead))
+        if self._cold.must_wait([places[index] for index in rest]):
+            topic = page.records[rest[0]][2]
+            self._wait_for_acknowledgements(check, f" for what was sent to topic {topic!r}")
+            self._cold.acknowledged()
+        self._hand_over(page, map(messages.__getitem__, rest), check)
+
+    def _hand_over(
+        self, page: SentPage, messages: Iterable[_Produced], check: Callable[[], None]
+    ) -> None:
+        # The path is hot (docs/adr/0011-speed.md): arguments by position, the last of which are
+        # not documented, save a tenth of all.
+        produce, traced = self._producer.produce, self._traced
+        for index, ((topic, payload, key), partition, wire, report) in messages:
             if not index % _CHECK_EVERY:
                 check()
                 self.poll(0)
-            if eventful:
-                self._prepare(page, index, cold, check)
+            if traced and _parent(page.records[index]) is not None:
+                page.start_span(index)
             try:
-                produce(topic, payload, key, _ANY_PARTITION, report, None, 0, wire)
+                produce(topic, payload, key, partition, report, None, 0, wire)
             except self._not_queued as error:
-                self._produce_later(records[index], report, wire, error, check)
-
-    def _prepare(
-        self, page: _SentPage, index: int, cold: set[str], check: Callable[[], None]
-    ) -> None:
-        """Let a message wait for those before it where it must, and begin its span."""
-        record = page.records[index]
-        topic, _, key = _topic_payload_key(record)
-        if topic in cold and key is not None and self._cold.must_wait(topic, key):
-            self._wait_for_acknowledgements(check, f" for what was sent to topic {topic!r}")
-            self._cold.acknowledged(topic, key)
-        if self._traced and _parent(record) is not None:
-            page.start_span(index, record)
+                record = Record(*page.records[index])
+                self._produce_later(record, partition, report, wire, error, check)
 
     def _produce_later(
         self,
         record: Record,
-        report: Callable[[Any, Any], None],
+        partition: int,
+        report: Report | None,
         wire: WireHeaders,
         error: Exception,
         check: Callable[[], None],
@@ -239,10 +245,10 @@ class KafkaPublisher:
 
         By name, since only that is documented; a TypeError says that the positions have changed.
         """
-        topic, payload, key = _topic_payload_key(record)
+        named = {"partition": partition, "on_delivery": report, "headers": wire}
         while isinstance(error, BufferError | TypeError):
             try:
-                self._producer.produce(topic, payload, key, on_delivery=report, headers=wire)
+                self._producer.produce(record.topic, record.payload, record.key, **named)
             except BufferError:
                 check()
                 self.poll(0.1)
@@ -250,7 +256,7 @@ class KafkaPublisher:
                 error = refused
             else:
                 return
-        raise self._refusal(Record(*record), error) from error
+        raise self._refusal(record, error) from error
 
     def poll(self, timeout_s: float) -> None:
         """Report what became of messages."""
@@ -258,8 +264,8 @@ class KafkaPublisher:
             self._producer.poll(timeout_s)
         except self._kafka_error as error:
             raise self._diagnosis(error) from error
-        if self._failure is not None:
-            raise self._failure
+        if self._reports.failure is not None:
+            raise self._reports.failure
 
     def flush(self, timeout_s: float) -> None:
         """Wait until everything sent was reported; check with `len`, not with the return value."""
@@ -282,94 +288,14 @@ class KafkaPublisher:
     def _diagnosis(self, error: Exception) -> Exception:
         """Return why the producer broke. The news that it did overtakes the report on the message
         that it broke on, and without that report nobody would know that waiting is no use."""
+        reports = self._reports
         for _ in range(_LOOKS):
-            if isinstance(self._failure, _TELLING):
+            if isinstance(reports.failure, TELLING):
                 break
             try:
                 self._producer.poll(_LOOK_S)
             except self._kafka_error as later:
                 error = error if isinstance(later, SystemError) else later
-        if not isinstance(self._failure, _TELLING):
-            self._failure = DeliveryFailed(f"the producer failed: {sentence_of(error)}")
-        return self._failure
-
-    # Called by librdkafka, from within poll. Must not raise.
-
-    def _reporter(self, page: _SentPage) -> Callable[[int, Any, Any], None]:
-        """Return what notes what became of a page's messages.
-
-        It runs for every message, so what it needs is at hand in local names.
-        """
-        base, spans = page.base, page.spans
-        topics = list(map(_topic, page.records))
-        of_topics = {topic: self._last.setdefault(topic, {}) for topic in set(topics)}
-        last = list(map(of_topics.__getitem__, topics))
-        acknowledged, complaint = page.delivery.acknowledged, self._complaint
-
-        def report(index: int, error: Any, message: Any) -> None:
-            if error is not None or self._failure is not None:
-                self._report_failure(page, index, error, message)
-                return
-            offset = message.offset()
-            number = base + index
-            partition = message.partition()
-            before = last[index].get(partition)
-            if before is None:
-                before = last[index][partition] = [_BEFORE_ALL, _BEFORE_ALL]
-            if offset is None or offset <= before[1] or number <= before[0]:
-                # No offset: an implicit acknowledgement, the broker never said where it is.
-                reason = "acknowledged without an offset" if offset is None else "out of order"
-                self._fail(page, index, reason, Fault.BROKER)
-                page.end_span(index, message, "not confirmed")
-                return
-            before[0] = number
-            before[1] = offset
-            acknowledged(index)
-            if complaint.text is not None:
-                complaint.text = None
-            if spans:
-                page.end_span(index, message, None)
-
-        return report
-
-    def _report_failure(self, page: _SentPage, index: int, error: Any, message: Any) -> None:
-        """Note a failure; or a success behind one, which counts only when all before it does."""
-        page.end_span(index, message, error.name() if error is not None else "not confirmed")
-        if error is not None:
-            self._fail(page, index, error.str(), fault_of(error.name()))
-
-    def _fail(self, page: _SentPage, index: int, reason: str, fault: Fault) -> None:
-        """Keep the first failure, unless a message or its topic turns out to be at fault: when a
-        producer breaks on one, those that were in its queue may be reported before it."""
-        failure = failure_of(Record(*page.records[index]), reason, fault)
-        tells = isinstance(failure, _TELLING) and not isinstance(self._failure, _TELLING)
-        if self._failure is None or tells:
-            self._failure = failure
-
-
-class _SentPage:
-    """The messages of one call of publish. `base`: the number of the first within this producer."""
-
-    __slots__ = ("base", "delivery", "records", "spans")
-
-    def __init__(self, records: list[Record], delivery: Delivery, base: int) -> None:
-        self.records = records
-        self.delivery = delivery
-        self.base = base
-        self.spans: dict[int, Span] = {}
-
-    def start_span(self, index: int, record: Record) -> None:
-        span = start_send_span(
-            topic=record[2],
-            message_id=record[1],
-            key=record[3],
-            traceparent=record[8],
-            tracestate=record[9],
-            tombstone=record[4] is None,
-        )
-        if span is not None:
-            self.spans[index] = span
-
-    def end_span(self, index: int, message: Any, error: str | None) -> None:
-        if (span := self.spans.pop(index, None)) is not None:
-            end_send_span(span, message.partition(), message.offset(), error)
+        if not isinstance(reports.failure, TELLING):
+            reports.failure = DeliveryFailed(f"the producer failed: {sentence_of(error)}")
+        return reports.failure

@@ -29,6 +29,9 @@ _OVERHEAD = 512
 #: A topic's settings are asked for again, before a message is refused, after so many seconds.
 _FRESH_S = 1.0
 
+#: How often, in seconds, to look whether topics have more partitions by now; as Kafka's clients do.
+_RECOUNT_S = 300.0
+
 #: Well within a lease: the relay cannot renew it while it waits for an answer.
 _ASK_TIMEOUT_S = 2.0
 
@@ -44,6 +47,7 @@ class TopicLimits:
         ) not in ("none", None)
         self._client_limit = int(str(properties.get("message.max.bytes", _CLIENTS_DEFAULT)))
         self._partitions: dict[str, int] = {}
+        self._counted_at: dict[str, float] = {}
         self._can_ask = True
         self._asked: set[str] = set()
         self._asked_at: dict[str, float] = {}
@@ -61,9 +65,13 @@ class TopicLimits:
         """Take the topics of a cluster's metadata as existing."""
         for name, topic in metadata.topics.items():
             if topic.error is None:
-                self._partitions[name] = len(topic.partitions)
+                self._count(name, topic)
         # The question about settings goes to the controller; a mock cluster has none.
         self._can_ask = metadata.controller_id in metadata.brokers
+
+    def _count(self, name: str, topic: Any) -> None:
+        self._partitions[name] = len(topic.partitions)
+        self._counted_at[name] = time.monotonic()
 
     def partition_count(self, topic: str) -> int | None:
         """Return how many partitions a topic has, None if that is not known."""
@@ -71,6 +79,7 @@ class TopicLimits:
 
     def meet(self, topics: set[str], client: Any) -> None:
         """Look up topics not met before. Raises TopicUnavailable for those that do not exist."""
+        self._count_again(topics, client)
         new = topics - self._asked - self._impossible.keys()
         if not new:
             return
@@ -99,8 +108,25 @@ class TopicLimits:
         if found.error is not None and not self._creates:
             return why_closed(topic, found.error.str())
         if found.error is None:
-            self._partitions[topic] = len(found.partitions)
+            self._count(topic, found)
         return None
+
+    def _count_again(self, topics: set[str], client: Any) -> None:
+        """Look now and then how many partitions topics have; whether they exist shows elsewhere."""
+        from confluent_kafka import KafkaException
+
+        now = time.monotonic()
+        for topic in topics:
+            if now - self._counted_at.get(topic, now) < _RECOUNT_S:
+                continue
+            self._counted_at[topic] = now
+            try:
+                found = client.list_topics(topic, timeout=_ASK_TIMEOUT_S).topics[topic]
+            except KafkaException as error:
+                logger.debug("partitions of %s cannot be counted: %s", topic, error)
+            else:
+                if found.error is None:
+                    self._count(topic, found)
 
     def _ask_settings(self, topics: list[str]) -> None:
         """Ask how large messages may be, and whether they need keys, where we may ask that."""

@@ -122,7 +122,7 @@ def test_a_full_disk_of_the_broker_is_waited_out(scene_with: MakeScene) -> None:
         scene = scene_with(small.create_topic(partitions=2), small)
         scene.write(each=600, padding=10_000)
         # When they are relayed, and the broker ends for want of room
-        relay = scene.relay("--lease", "2")
+        relay = scene.relay("--lease", "5")
         relay.says("; waiting")
         wait_until(lambda: not small.broker(1).running, what="the end of the broker")
         assert "No space left" in small.log_tail()

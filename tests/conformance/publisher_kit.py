@@ -129,3 +129,12 @@ def as_arrived(message: Message) -> Arrived:
 def ids(messages: Iterable[Any]) -> list[str]:
     """Return the ids of records, or of what has arrived."""
     return [message.id for message in messages]
+
+
+def ids_by_key(messages: Iterable[Record] | Iterable[Arrived]) -> dict[bytes, list[str]]:
+    """Return the ids of records, or of what has arrived, of each key in order; b"" for none."""
+    found: dict[bytes, list[str]] = {}
+    for message in messages:
+        key = message.key.encode() if isinstance(message.key, str) else message.key
+        found.setdefault(key or b"", []).append(message.id)
+    return found

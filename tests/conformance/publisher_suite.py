@@ -17,6 +17,7 @@ from tests.conformance.publisher_kit import (
     Arrived,
     Sending,
     ids,
+    ids_by_key,
     record,
     some_records,
 )
@@ -75,6 +76,38 @@ class PublisherSuite:
             of_key = [each for each in arrived if each.key == (key or "").encode()]
             assert ids(of_key) == expected
             assert len({each.partition for each in of_key}) == 1
+
+    def test_pages_of_any_size_keep_the_order_of_keys_in_several_topics(
+        self, kit: PublisherKit
+    ) -> None:
+        # Given messages for two topics, some of the later ones without a key
+        topics = [kit.topic(partitions=3), kit.topic()]
+        sending = Sending(kit.publisher())
+        records = [
+            record(
+                topics[seq % 5 == 0],
+                seq,
+                key=None if seq > 5_000 and seq % 7 == 0 else f"key-{seq % 29}",
+            )
+            for seq in range(1, 6_001)
+        ]
+
+        # When they are published one page after the other, large and small ones
+        start = 0
+        for size in (1, 3, 1_996, 2_000, 900, 1_100):
+            sending.publish(records[start : start + size])
+            start += size
+        sending.publisher.flush(TIMEOUT_S)
+
+        # Then each is acknowledged, and is there once and in the order of its key
+        assert sending.tally.indexes == list(range(6_000))
+        for topic in topics:
+            expected = [each for each in records if each.topic == topic]
+            wait_until(lambda: len(kit.read(topic)) >= len(expected), what="all to be seen")  # noqa: B023 - looked at here and now
+            arrived = kit.read(topic)
+            assert sorted(ids(arrived)) == sorted(ids(expected))
+            in_order = {key: of_key for key, of_key in ids_by_key(expected).items() if key}
+            assert {key: ids_by_key(arrived)[key] for key in in_order} == in_order
 
     def test_one_partition_holds_the_messages_in_the_order_of_publish(
         self, kit: PublisherKit

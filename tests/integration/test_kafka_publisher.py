@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer, murmur2
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+)
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, MessageRefused, OutboxError
 from outbox.publishers.base import TopicUnavailable
@@ -99,6 +105,30 @@ def _produce_with_java(kafka: KafkaServer, topic: str, keys: list[str]) -> None:
 
 def _partitions(kafka: KafkaServer, topic: str) -> dict[str, int]:
     return {message.key().decode(): message.partition() for message in kafka.read(topic)}
+
+
+def test_partitions_that_are_added_are_used_after_a_while(
+    kafka: KafkaServer, new_sending: NewSending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a publisher that has sent to a topic with two partitions
+    keys = [f"key-{n}" for n in range(50)]
+    topic = kafka.create_topic(partitions=2)
+    sending = new_sending()
+    sending.deliver(record(topic, seq, key=key) for seq, key in enumerate(keys))
+    assert set(_partitions(kafka, topic).values()) == {0, 1}
+
+    # When it gets four more, and the time has come to look
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, **QUIET})
+    admin.create_partitions([NewPartitions(topic, 6)])[topic].result(30)
+    wait_until(lambda: len(kafka.describe(topic)) == 6, what="six partitions")
+    monkeypatch.setattr("outbox.publishers.topics._RECOUNT_S", 0.0)
+    sending.deliver(record(topic, seq, key=key) for seq, key in enumerate(keys))
+
+    # Then messages go where a client would put them that has never known it otherwise
+    arrived = kafka.read(topic)
+    places = {(message.key().decode(), message.partition()) for message in arrived}
+    assert len(arrived) == 100
+    assert {(key, murmur2(key.encode(), 6)) for key in keys} <= places
 
 
 # Topics

@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError
 from outbox.errors import MessageRefused, OutboxError
 from outbox.publishers.base import DeliveryFailed
 from outbox.publishers.kafka import KafkaPublisher
+from outbox.publishers.reports import RUNS_FROM
 from outbox.record import Record
 from tests.conformance.publisher_kit import (
     TIMEOUT_S,
@@ -105,20 +106,24 @@ def test_an_outage_is_waited_out_in_order(cluster: MockCluster, code: int) -> No
 
 
 @pytest.mark.parametrize("code", OUTAGES + BREAKING + REFUSALS, ids=name)
-@pytest.mark.parametrize("properties", [ALONE, {}], ids=["alone", "in batches"])
+@pytest.mark.parametrize(
+    ("properties", "count"),
+    [(ALONE, AFTER), ({}, AFTER), ({"batch.num.messages": 100}, RUNS_FROM)],
+    ids=["alone", "in batches", "in runs"],
+)
 def test_no_error_loses_a_message_in_silence(
-    cluster: MockCluster, code: int, properties: dict[str, object]
+    cluster: MockCluster, code: int, properties: dict[str, object], count: int
 ) -> None:
     # Given a broker that answers a request with an error, in the middle of others
     sending = begin(cluster, **properties)
     cluster.refuse(code)
 
     # When messages are published, for as long as the publisher is of use
-    failure = _failure(sending, some_records("orders", AFTER))
+    failure = _failure(sending, some_records("orders", count))
     sending.publisher.close()
 
     # Then it is held against the message only where nothing else is to blame
-    assert isinstance(failure, MessageRefused) == (code in REFUSALS)
+    assert isinstance(failure, MessageRefused) == (code in REFUSALS and count < RUNS_FROM)
     assert failure is None or code not in OUTAGES
 
     # And what is acknowledged is in the log, up to the first that is not acknowledged
@@ -143,7 +148,7 @@ def _failure(sending: Sending, records: list[Record]) -> OutboxError | None:
 
 
 @pytest.mark.parametrize("code", REFUSALS, ids=name)
-@pytest.mark.parametrize("count", [1, 2_000])
+@pytest.mark.parametrize("count", [1, RUNS_FROM - 1])
 def test_a_message_that_the_broker_refuses_is_named(
     cluster: MockCluster, code: int, count: int
 ) -> None:
@@ -159,6 +164,20 @@ def test_a_message_that_the_broker_refuses_is_named(
         sending.deliver(records)
 
     # And nothing after it counts
+    sending.publisher.close()
+    assert sending.tally.indexes == list(range(BEFORE))
+
+
+@pytest.mark.parametrize("code", REFUSALS, ids=name)
+def test_of_a_large_page_the_reason_is_told(cluster: MockCluster, code: int) -> None:
+    """Which message it is turns out when the relay sends fewer, as it does after a failure."""
+    sending = begin(cluster, **ALONE)
+    cluster.refuse(code)
+
+    reason = KafkaError(code).str().removeprefix("Broker: ")
+    with pytest.raises(OutboxError, match=rf"orders.*{reason}"):
+        sending.deliver(some_records("orders", RUNS_FROM))
+
     sending.publisher.close()
     assert sending.tally.indexes == list(range(BEFORE))
 

@@ -1,0 +1,201 @@
+"""What librdkafka reports of a producer's messages: what has arrived, or the first failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from operator import itemgetter
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Final
+
+from outbox.errors import MessageRefused
+from outbox.publishers.base import Delivery, TopicUnavailable
+from outbox.publishers.faults import Fault, fault_of
+from outbox.publishers.librdkafka import Complaint
+from outbox.publishers.partitioning import ANY_PARTITION, runs_of
+from outbox.publishers.refusing import failure_of
+from outbox.record import Record
+from outbox.tracing import end_send_span, start_send_span
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+#: What librdkafka calls with an error or None, and a message.
+Report = Callable[[Any, Any], None]
+
+#: A page of so many messages is reported on in runs. Smaller ones cost little, and come after a
+#: failure, when it matters which message is at fault.
+RUNS_FROM: Final = 1_000
+
+#: For so many messages each is reported after somebody else's were found between ours.
+_ALERT: Final = 10_000
+
+#: Offsets count from 0; librdkafka says -1001 where it knows none.
+_BEFORE_ALL = -1
+
+#: What tells which message or topic is at fault, and not only that the producer is broken.
+TELLING = (MessageRefused, TopicUnavailable)
+
+_topic = itemgetter(2)
+
+
+class SentPage:
+    """The messages of one call of publish. `base`: the number of the first within the producer.
+
+    `runs`: by the index of the last of each run, those of its messages; empty where each message
+    is reported.
+    """
+
+    __slots__ = ("base", "delivery", "records", "runs", "spans")
+
+    def __init__(self, records: Sequence[Record], delivery: Delivery, base: int) -> None:
+        self.records = records
+        self.delivery = delivery
+        self.base = base
+        self.runs: dict[int, list[int]] = {}
+        self.spans: dict[int, Span] = {}
+
+    def start_span(self, index: int) -> None:
+        """Begin the span of a message, if its trace is recorded."""
+        record = self.records[index]
+        span = start_send_span(
+            topic=record[2],
+            message_id=record[1],
+            key=record[3],
+            traceparent=record[8],
+            tracestate=record[9],
+            tombstone=record[4] is None,
+        )
+        if span is not None:
+            self.spans[index] = span
+
+    def end_span(self, index: int, message: Any, error: str | None) -> None:
+        """End the span of a message, if it has one."""
+        if (span := self.spans.pop(index, None)) is not None:
+            end_send_span(span, message.partition(), message.offset(), error)
+
+
+class Reports:
+    """Notes what became of messages, and the first failure, after which nothing counts any more.
+
+    A report is about a run: messages of one partition that were produced one after the other, the
+    last of which it names. Confirmations of a partition come in the order of producing, so that
+    what comes before is confirmed with it, and its offset shows that all of it is in the log:
+    between two of our offsets there are at least as many places as we sent messages.
+
+    Usually a run is one message. In large pages it is all messages of a partition, since reports
+    are a fifth of what a message costs.
+    """
+
+    def __init__(self, complaint: Complaint) -> None:
+        self.failure: Exception | None = None
+        self._complaint = complaint
+        self._sent = 0
+        # By topic, and then by partition: the last acknowledged message's number and offset.
+        self._last: dict[str, dict[int, list[int]]] = {}
+        # By topic: the number of the last message before which there were others than ours.
+        self._mixed: dict[str, int] = {}
+
+    def begin_anew(self) -> None:
+        """Take it that another producer goes on, with nothing of this one's on its way."""
+        self._last.clear()
+
+    def page(self, records: Sequence[Record], delivery: Delivery) -> SentPage:
+        """Take a page that is about to be sent."""
+        page = SentPage(records, delivery, self._sent)
+        self._sent += len(records)
+        return page
+
+    def on_each(self, page: SentPage) -> Iterable[Report]:
+        """Return what to give to `produce` with each message: every one is reported."""
+        # Bound methods are made far faster than partials (docs/adr/0011-speed.md).
+        return map(MethodType, repeat(self._reporter(page)), range(len(page.records)))
+
+    def on_runs(self, page: SentPage, partitions: Sequence[int]) -> Iterable[Report | None]:
+        """Return the same, with a report for the last message of each partition alone."""
+        page.runs = {run[-1]: run for run in runs_of(page.records, partitions)}
+        report = self._reporter(page)
+        reports: list[Report | None] = [None] * len(page.records)
+        for last in page.runs:
+            reports[last] = MethodType(report, last)
+        return reports
+
+    def can_be_in_runs(self, page: SentPage, partitions: Sequence[int]) -> bool:
+        """Return whether a page may be reported in runs.
+
+        Not where the partition is not known, and not for a while in topics that others write to,
+        where offsets alone do not prove that all of a run has arrived.
+        """
+        if len(page.records) < RUNS_FROM or ANY_PARTITION in partitions:
+            return False
+        mixed = self._mixed
+        if not mixed:
+            return True
+        topics = set(map(_topic, page.records)) & mixed.keys()
+        return all(page.base - mixed[topic] >= _ALERT for topic in topics)
+
+    # Called by librdkafka, from within poll. Must not raise, and may be called while its client's
+    # exception is pending: then whatever looks for one raises it (an index of -1 does so).
+
+    def _reporter(self, page: SentPage) -> Callable[[int, Any, Any], None]:
+        """Return what notes what became of a page's messages.
+
+        It may run for every one of them, so what it needs is at hand in local names.
+        """
+        base, spans, runs = page.base, page.spans, page.runs
+        topics = list(map(_topic, page.records))
+        of_topics = {topic: self._last.setdefault(topic, {}) for topic in set(topics)}
+        last = list(map(of_topics.__getitem__, topics))
+        acknowledged, complaint, mixed = page.delivery.acknowledged, self._complaint, self._mixed
+
+        def report(index: int, error: Any, message: Any) -> None:
+            if error is not None or self.failure is not None:
+                self._report_failure(page, index, error, message)
+                return
+            offset = message.offset()
+            number = base + index
+            partition = message.partition()
+            run = runs[index] if runs else None
+            length = 1 if run is None else len(run)
+            before = last[index].get(partition)
+            if before is None:
+                first = _BEFORE_ALL if offset is None else offset - length
+                before = last[index][partition] = [_BEFORE_ALL, first]
+            expected = before[1] + length
+            if offset is None or offset < expected or number <= before[0]:
+                # No offset: an implicit acknowledgement, the broker never said where it is.
+                reason = "acknowledged without an offset" if offset is None else "out of order"
+                self._fail(page, index, reason, Fault.BROKER)
+                page.end_span(index, message, "not confirmed")
+                return
+            if offset != expected:
+                mixed[topics[index]] = number
+            before[0] = number
+            before[1] = offset
+            if run is None:
+                acknowledged(index)
+            else:
+                for each in run:
+                    acknowledged(each)
+            if complaint.text is not None:
+                complaint.text = None
+            if spans:
+                page.end_span(index, message, None)
+
+        return report
+
+    def _report_failure(self, page: SentPage, index: int, error: Any, message: Any) -> None:
+        """Note a failure; or a success behind one, which counts only when all before it does."""
+        page.end_span(index, message, error.name() if error is not None else "not confirmed")
+        if error is not None:
+            self._fail(page, index, error.str(), fault_of(error.name()))
+
+    def _fail(self, page: SentPage, index: int, reason: str, fault: Fault) -> None:
+        """Keep the first failure, unless a message or its topic turns out to be at fault: when a
+        producer breaks on one, those that were in its queue may be reported before it."""
+        if (before := len(page.runs.get(index, ())) - 1) > 0:
+            reason = f"{reason} (it, or one of the {before} before it in its partition)"
+        failure = failure_of(Record(*page.records[index]), reason, fault)
+        tells = isinstance(failure, TELLING) and not isinstance(self.failure, TELLING)
+        if self.failure is None or tells:
+            self.failure = failure
