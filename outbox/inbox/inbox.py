@@ -144,6 +144,11 @@ def _check_id(message: object, what: str, verb: str) -> None:
 
 
 def _by_id(messages: Iterable[M], verb: str) -> dict[str, M]:
+    if not hasattr(messages, "__iter__"):
+        raise TypeError(
+            f"{verb}() takes several messages, not {type(messages).__name__}; "
+            f"for one message there is {verb.replace('_all', '')}()"
+        )
     by_id: dict[str, M] = {}
     for index, message in enumerate(messages):
         _check_id(message, f"messages[{index}]", verb)

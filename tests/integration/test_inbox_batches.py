@@ -199,6 +199,13 @@ def test_what_is_no_transaction_is_a_type_error_that_says_what_to_do(postgresql:
         INBOX.record_all(engine, named("a"))
 
 
+def test_one_message_in_place_of_several_is_a_type_error_that_names_the_other_verb(
+    connection: psycopg.Connection,
+) -> None:
+    with pytest.raises(TypeError, match=r"several messages, not Named; .* there is record\(\)"):
+        INBOX.record_all(connection, Named("a"))  # type: ignore[arg-type]  # the mistake
+
+
 def test_each_verb_sends_the_others_transactions_to_the_other(
     connection: psycopg.Connection,
 ) -> None:
