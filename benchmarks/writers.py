@@ -32,7 +32,7 @@ def main() -> None:
 
 def measure(place: Place, arguments: argparse.Namespace) -> Found:
     given = shlex.split(arguments.relay_options)
-    _speed(place, arguments, None)  # a new server is slow at first
+    _speed(place, arguments, given)  # new servers are slow at first, Kafka's too
     found = [
         Repetition(
             baseline=_speed(place, arguments, None),

@@ -14,7 +14,7 @@ _LONGEST_REST_S = 0.02
 #: After all there was is sent, a stream rests for so many times what that took, but no longer than
 #: an idle relay does: a plan costs as much for one message as for a hundred, and on a machine that
 #: is busy, where everything takes long, it is best to make few.
-_PACE = 4.0
+_PACE = 6.0
 
 
 @dataclass(slots=True)

@@ -117,8 +117,8 @@ class Term:
     def step(self, wait_s: float, *, read: bool = True, at_most: Allowance | None = None) -> Step:
         """Send a page if there is room and one to read, then look what was acknowledged.
 
-        Waits up to `wait_s` for an acknowledgement where there was nothing to read. Without `read`
-        it only looks. `at_most` is what a limit allows the page to be.
+        Waits up to `wait_s` for acknowledgements where there was nothing to read. Without `read` it
+        only looks. `at_most` is what a limit allows the page to be.
         """
         self.check_lease()
         self.rest_s = self._caution.rest_s(self._clock())
@@ -137,8 +137,8 @@ class Term:
             # relay would throw away what was found slowly, and look for it again, for ever.
             self.save_if_due()
             self._send(page)
-        self._poll(0 if page is not None or not self._in_flight else wait_s)
-        delivered = self._settle()
+        is_waited_for = page is None and bool(self._in_flight)
+        delivered = self._await(wait_s if is_waited_for else 0.0, until_room=asked)
         if self._caution.remembers:
             self._go_carefully(delivered, nothing_new=asked and page is None)
         if delivered and not self._in_flight and not self._caution.is_on:
@@ -210,6 +210,22 @@ class Term:
         except MemoryError:
             self._is_dying = True
             raise
+
+    def _await(self, wait_s: float, *, until_room: bool) -> int:
+        """Wait until all is acknowledged, or `until_room` for more; return how many that were.
+
+        Not only for the first: a page's acknowledgements come one partition after the other, and
+        all that a turn does for each of them would cost more than the page.
+        """
+        deadline = self._clock() + wait_s
+        delivered = 0
+        left_s = wait_s
+        while True:
+            self._poll(left_s)
+            delivered += self._settle()
+            left_s = deadline - self._clock()
+            if left_s <= 0 or not self._in_flight or (until_room and self._has_room):
+                return delivered
 
     def _settle(self) -> int:
         """Drop what is acknowledged; return how many messages that were."""

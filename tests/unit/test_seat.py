@@ -27,7 +27,7 @@ def test_a_stream_with_more_at_hand_is_asked_at_once() -> None:
 def test_after_all_there_was_it_rests_for_longer_than_that_took_but_within_bounds() -> None:
     made = seat()
     made.had_something(1000.0, 0.004, 0.05, more=False)
-    assert made.ask_at == 1000.016
+    assert made.ask_at == 1000.024
     made.had_something(1000.0, 3.0, 0.05, more=False)
     assert made.ask_at == 1000.05
 
@@ -51,6 +51,6 @@ def test_news_do_not_cut_the_rest_after_all_there_was_but_do_cut_others() -> Non
     assert made.ask_at < 1000.0
     made.had_something(1000.0, 0.004, 0.05, more=False)
     made.ask_if_rested(1000.01)
-    assert made.ask_at == 1000.016
-    made.ask_if_rested(1000.016)
+    assert made.ask_at == 1000.024
+    made.ask_if_rested(1000.024)
     assert made.ask_at < 1000.0
