@@ -23,7 +23,7 @@ def main() -> None:
     parser = options(
         __doc__,
         seconds=(float, 20.0, "how long the writers write each time"),
-        repetitions=(int, 5, "how often with and without a relay"),
+        repetitions=(int, 9, "how often with and without a relay"),
         clients=(int, 4, "writers"),
         relay_options=(str, "", "options of `outbox-relay run`, in one word"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from operator import itemgetter
@@ -29,9 +30,6 @@ RUNS_FROM: Final = 1_000
 
 #: For so many messages each is reported after somebody else's were found between ours.
 _ALERT: Final = 10_000
-
-#: Offsets count from 0; librdkafka says -1001 where it knows none.
-_BEFORE_ALL = -1
 
 #: What tells which message or topic is at fault, and not only that the producer is broken.
 TELLING = (MessageRefused, TopicUnavailable)
@@ -75,6 +73,34 @@ class SentPage:
             end_send_span(span, message.partition(), message.offset(), error)
 
 
+class _Confirmed:
+    """What is confirmed of a topic: by partition, number and offset of the last message.
+
+    `mixed_at`: the number of the last message before which there were others than ours.
+    """
+
+    __slots__ = ("last", "mixed_at")
+
+    def __init__(self) -> None:
+        self.last: dict[int, tuple[int, int]] = {}
+        self.mixed_at = -_ALERT
+
+    def take(self, partition: int, number: int, offset: int | None, length: int) -> str | None:
+        """Note a run of `length` messages, or say why it does not count."""
+        if offset is None:
+            # An implicit acknowledgement: the broker never said where it is.
+            return "acknowledged without an offset"
+        before = self.last.get(partition)
+        if before is not None:
+            last_number, last_offset = before
+            if number <= last_number or offset < last_offset + length:
+                return "out of order"
+            if offset != last_offset + length:
+                self.mixed_at = number
+        self.last[partition] = number, offset
+        return None
+
+
 class Reports:
     """Notes what became of messages, and the first failure, after which nothing counts any more.
 
@@ -91,14 +117,12 @@ class Reports:
         self.failure: Exception | None = None
         self._complaint = complaint
         self._sent = 0
-        # By topic, and then by partition: the last acknowledged message's number and offset.
-        self._last: dict[str, dict[int, list[int]]] = {}
-        # By topic: the number of the last message before which there were others than ours.
-        self._mixed: dict[str, int] = {}
+        self._topics: defaultdict[str, _Confirmed] = defaultdict(_Confirmed)
 
     def begin_anew(self) -> None:
         """Take it that another producer goes on, with nothing of this one's on its way."""
-        self._last.clear()
+        for confirmed in self._topics.values():
+            confirmed.last.clear()
 
     def page(self, records: Sequence[Record], delivery: Delivery) -> SentPage:
         """Take a page that is about to be sent."""
@@ -128,11 +152,8 @@ class Reports:
         """
         if len(page.records) < RUNS_FROM or ANY_PARTITION in partitions:
             return False
-        mixed = self._mixed
-        if not mixed:
-            return True
-        topics = set(map(_topic, page.records)) & mixed.keys()
-        return all(page.base - mixed[topic] >= _ALERT for topic in topics)
+        topics = {self._topics[topic] for topic in set(map(_topic, page.records))}
+        return all(page.base - topic.mixed_at >= _ALERT for topic in topics)
 
     # Called by librdkafka, from within poll. Must not raise, and may be called while its client's
     # exception is pending: then whatever looks for one raises it (an index of -1 does so).
@@ -143,42 +164,23 @@ class Reports:
         It may run for every one of them, so what it needs is at hand in local names.
         """
         base, spans, runs = page.base, page.spans, page.runs
-        topics = list(map(_topic, page.records))
-        of_topics = {topic: self._last.setdefault(topic, {}) for topic in set(topics)}
-        last = list(map(of_topics.__getitem__, topics))
-        acknowledged, complaint, mixed = page.delivery.acknowledged, self._complaint, self._mixed
+        topics = list(map(self._topics.__getitem__, map(_topic, page.records)))
+        acknowledged, complaint = page.delivery.acknowledged, self._complaint
 
         def report(index: int, error: Any, message: Any) -> None:
             if error is not None or self.failure is not None:
                 self._report_failure(page, index, error, message)
                 return
-            offset = message.offset()
-            number = base + index
-            partition = message.partition()
-            run = runs[index] if runs else None
-            length = 1 if run is None else len(run)
-            before = last[index].get(partition)
-            if before is None:
-                first = _BEFORE_ALL if offset is None else offset - length
-                before = last[index][partition] = [_BEFORE_ALL, first]
-            expected = before[1] + length
-            if offset is None or offset < expected or number <= before[0]:
-                # No offset: an implicit acknowledgement, the broker never said where it is.
-                reason = "acknowledged without an offset" if offset is None else "out of order"
-                self._fail(page, index, reason, Fault.BROKER)
+            run = runs[index] if runs else (index,)
+            take = topics[index].take
+            problem = take(message.partition(), base + index, message.offset(), len(run))
+            if problem is not None:
+                self._fail(page, index, problem, Fault.BROKER)
                 page.end_span(index, message, "not confirmed")
                 return
-            if offset != expected:
-                mixed[topics[index]] = number
-            before[0] = number
-            before[1] = offset
-            if run is None:
-                acknowledged(index)
-            else:
-                for each in run:
-                    acknowledged(each)
-            if complaint.text is not None:
-                complaint.text = None
+            for each in run:
+                acknowledged(each)
+            complaint.text = None
             if spans:
                 page.end_span(index, message, None)
 
