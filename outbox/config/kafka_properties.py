@@ -27,6 +27,7 @@ _SECRET = re.compile(r"password|secret|passphrase|key\.pem|oauthbearer\.config")
 _ACKS = "a message counts as delivered only when every in-sync replica has it"
 _IDEMPOTENCE = "without it a retry inside the producer can repeat or reorder messages"
 _TIMEOUT = "a message that times out in the producer would be overtaken by later ones of its key"
+_RETRIES = "a message that was tried too often would be overtaken by later ones of its key"
 _IN_FLIGHT = (
     "with more than one request in flight a producer can report a message as delivered that the "
     "broker refused"
@@ -40,6 +41,8 @@ OWNED = {
     "enable.idempotence": _IDEMPOTENCE,
     "message.timeout.ms": _TIMEOUT,
     "delivery.timeout.ms": _TIMEOUT,
+    "retries": _RETRIES,
+    "message.send.max.retries": _RETRIES,
     "max.in.flight": _IN_FLIGHT,
     "max.in.flight.requests.per.connection": _IN_FLIGHT,
     "enable.gapless.guarantee": "a gap in what was sent must stop the producer, not pass unseen",

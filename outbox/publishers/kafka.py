@@ -38,8 +38,10 @@ OWNED: Mapping[str, object] = {
     # broker refused, when a later request of the same connection is accepted.
     "max.in.flight.requests.per.connection": 1,
     "enable.gapless.guarantee": True,
-    # A message that times out in the queue leaves a gap that later ones overtake.
+    # A message that times out in the queue, or has been tried too often, leaves a gap that later
+    # ones overtake.
     "message.timeout.ms": 0,
+    "retries": 2_147_483_647,
     "partitioner": "murmur2_random",
 }
 
@@ -65,7 +67,8 @@ _CHECK_EVERY = 256
 #: How long one page may wait for those before it, in seconds; well within a lease.
 _PATIENCE_S = 3.0
 
-#: Half of the default of the broker's `producer.id.expiration.ms`.
+#: Half of the default of the broker's `producer.id.expiration.ms`. It forgets each partition's
+#: producers by themselves, and it is not known here which partition was sent to when.
 _BROKER_REMEMBERS_S = 12 * 3600.0
 
 #: How often, and for how many seconds, to look what broke a producer.
@@ -93,7 +96,7 @@ class KafkaPublisher:
         self._producer, self._log = make_producer(self._properties, self._complaint.note)
         self._topics = TopicLimits(self._properties)
         self._cold = ColdPartitions(self._topics.partition_count)
-        self._sent_at = time.monotonic()
+        self._cold_since = time.monotonic()
         self._kafka_error = kafka_exceptions()
         self._not_queued: tuple[type[Exception], ...] = (
             BufferError,
@@ -134,14 +137,15 @@ class KafkaPublisher:
         # All of them first: headers that are none refuse their message before any is sent.
         wires = wires_of(records, position_prefix)
         self._look_at_topics(records, wires, check)
-        self._forget_if_idle()
+        self._forget_now_and_then()
         self._produce(self._reports.page(records, delivery), wires, check)
 
-    def _forget_if_idle(self) -> None:
+    def _forget_now_and_then(self) -> None:
+        """Take no partition for one where the broker knows us that has been one for long."""
         now = time.monotonic()
-        if now - self._sent_at > _BROKER_REMEMBERS_S:
+        if now - self._cold_since > _BROKER_REMEMBERS_S:
             self._cold = ColdPartitions(self._topics.partition_count)
-        self._sent_at = now
+            self._cold_since = now
 
     def _look_at_topics(
         self, records: list[Record], wires: list[WireHeaders], check: Callable[[], None]
@@ -229,15 +233,13 @@ class KafkaPublisher:
             try:
                 produce(topic, payload, key, partition, report, None, 0, wire)
             except self._not_queued as error:
-                record = Record(*page.records[index])
-                self._produce_later(record, partition, report, wire, error, check)
+                self._produce_later(page, index, (partition, report, wire), error, check)
 
     def _produce_later(
         self,
-        record: Record,
-        partition: int,
-        report: Report | None,
-        wire: WireHeaders,
+        page: SentPage,
+        index: int,
+        rest: tuple[int, Report | None, WireHeaders],
         error: Exception,
         check: Callable[[], None],
     ) -> None:
@@ -245,11 +247,13 @@ class KafkaPublisher:
 
         By name, since only that is documented; a TypeError says that the positions have changed.
         """
-        named = {"partition": partition, "on_delivery": report, "headers": wire}
+        record = Record(*page.records[index])
+        named = dict(zip(("partition", "on_delivery", "headers"), rest, strict=True))
         while isinstance(error, BufferError | TypeError):
             try:
                 self._producer.produce(record.topic, record.payload, record.key, **named)
             except BufferError:
+                page.stalled = True
                 check()
                 self.poll(0.1)
             except self._kafka_error as refused:
@@ -289,6 +293,10 @@ class KafkaPublisher:
         """Return why the producer broke. The news that it did overtakes the report on the message
         that it broke on, and without that report nobody would know that waiting is no use."""
         reports = self._reports
+        if reports.failure is None:
+            # Before anything else is reported: a success behind the failure does not count, and
+            # what failed may have no report of its own.
+            reports.failure = DeliveryFailed(f"the producer failed: {sentence_of(error)}")
         for _ in range(_LOOKS):
             if isinstance(reports.failure, TELLING):
                 break

@@ -28,7 +28,7 @@ Report = Callable[[Any, Any], None]
 #: failure, when it matters which message is at fault.
 RUNS_FROM: Final = 1_000
 
-#: For so many messages each is reported after somebody else's were found between ours.
+#: For so many messages to a topic each is reported after somebody else's were found between them.
 _ALERT: Final = 10_000
 
 #: What tells which message or topic is at fault, and not only that the producer is broken.
@@ -41,16 +41,18 @@ class SentPage:
     """The messages of one call of publish. `base`: the number of the first within the producer.
 
     `runs`: by the index of the last of each run, those of its messages; empty where each message
-    is reported.
+    is reported. `stalled`: librdkafka had no room for a while, in which it may have given up what
+    was in its queue, and have begun anew.
     """
 
-    __slots__ = ("base", "delivery", "records", "runs", "spans")
+    __slots__ = ("base", "delivery", "records", "runs", "spans", "stalled")
 
     def __init__(self, records: Sequence[Record], delivery: Delivery, base: int) -> None:
         self.records = records
         self.delivery = delivery
         self.base = base
         self.runs: dict[int, list[int]] = {}
+        self.stalled = False
         self.spans: dict[int, Span] = {}
 
     def start_span(self, index: int) -> None:
@@ -76,14 +78,14 @@ class SentPage:
 class _Confirmed:
     """What is confirmed of a topic: by partition, number and offset of the last message.
 
-    `mixed_at`: the number of the last message before which there were others than ours.
+    `alone`: how many have come since there was somebody else's between two of ours.
     """
 
-    __slots__ = ("last", "mixed_at")
+    __slots__ = ("alone", "last")
 
     def __init__(self) -> None:
         self.last: dict[int, tuple[int, int]] = {}
-        self.mixed_at = -_ALERT
+        self.alone = _ALERT
 
     def take(self, partition: int, number: int, offset: int | None, length: int) -> str | None:
         """Note a run of `length` messages, or say why it does not count."""
@@ -95,8 +97,7 @@ class _Confirmed:
             last_number, last_offset = before
             if number <= last_number or offset < last_offset + length:
                 return "out of order"
-            if offset != last_offset + length:
-                self.mixed_at = number
+            self.alone = self.alone + length if offset == last_offset + length else 0
         self.last[partition] = number, offset
         return None
 
@@ -152,8 +153,8 @@ class Reports:
         """
         if len(page.records) < RUNS_FROM or ANY_PARTITION in partitions:
             return False
-        topics = {self._topics[topic] for topic in set(map(_topic, page.records))}
-        return all(page.base - topic.mixed_at >= _ALERT for topic in topics)
+        topics = set(map(_topic, page.records))
+        return all(self._topics[topic].alone >= _ALERT for topic in topics)
 
     # Called by librdkafka, from within poll. Must not raise, and may be called while its client's
     # exception is pending: then whatever looks for one raises it (an index of -1 does so).
@@ -174,6 +175,8 @@ class Reports:
             run = runs[index] if runs else (index,)
             take = topics[index].take
             problem = take(message.partition(), base + index, message.offset(), len(run))
+            if runs and page.stalled:
+                problem = "confirmed after a time in which there was no room to send it"
             if problem is not None:
                 self._fail(page, index, problem, Fault.BROKER)
                 page.end_span(index, message, "not confirmed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -79,7 +80,7 @@ class TopicLimits:
 
     def meet(self, topics: set[str], client: Any) -> None:
         """Look up topics not met before. Raises TopicUnavailable for those that do not exist."""
-        self._count_again(topics, client)
+        self._count_again(topics & self._asked, client)
         new = topics - self._asked - self._impossible.keys()
         if not new:
             return
@@ -112,21 +113,24 @@ class TopicLimits:
         return None
 
     def _count_again(self, topics: set[str], client: Any) -> None:
-        """Look now and then how many partitions topics have; whether they exist shows elsewhere."""
+        """Look now and then whether topics have more partitions.
+
+        Never fewer: a broker that lags behind would have keys go back to where they were.
+        """
         from confluent_kafka import KafkaException
 
         now = time.monotonic()
-        for topic in topics:
-            if now - self._counted_at.get(topic, now) < _RECOUNT_S:
-                continue
-            self._counted_at[topic] = now
+        due = [each for each in topics if now - self._counted_at.get(each, -math.inf) > _RECOUNT_S]
+        self._counted_at |= dict.fromkeys(due, now)
+        for topic in due:
             try:
                 found = client.list_topics(topic, timeout=_ASK_TIMEOUT_S).topics[topic]
             except KafkaException as error:
+                # Whoever does not answer once is not asked again: the lease would run out.
                 logger.debug("partitions of %s cannot be counted: %s", topic, error)
-            else:
-                if found.error is None:
-                    self._count(topic, found)
+                return
+            if found.error is None and len(found.partitions) > self._partitions.get(topic, 0):
+                self._count(topic, found)
 
     def _ask_settings(self, topics: list[str]) -> None:
         """Ask how large messages may be, and whether they need keys, where we may ask that."""

@@ -138,7 +138,7 @@ class Term:
             self.save_if_due()
             self._send(page)
         is_waited_for = page is None and bool(self._in_flight)
-        delivered = self._await(wait_s if is_waited_for else 0.0, until_room=asked)
+        delivered = self._await(wait_s if is_waited_for else 0.0, until_room=read)
         if self._caution.remembers:
             self._go_carefully(delivered, nothing_new=asked and page is None)
         if delivered and not self._in_flight and not self._caution.is_on:

@@ -147,6 +147,42 @@ def test_each_message_is_reported_for_a_while_where_others_write_too() -> None:
     assert reports.failure is None
 
 
+def test_what_goes_to_other_topics_does_not_end_that() -> None:
+    # Given a topic that others write to as well
+    broker, reports = Broker(), Reports(Complaint())
+    large = [0] * RUNS_FROM
+    send(broker, reports, [0], swallowed=frozenset())
+    broker.take_from_others(0)
+    send(broker, reports, [0], swallowed=frozenset())
+
+    # When much is sent to another one
+    bills = [record("bills", seq) for seq in range(RUNS_FROM)]
+    for start in range(0, 20 * RUNS_FROM, RUNS_FROM):
+        page = reports.page(bills, Acknowledged())
+        for index, report in enumerate(reports.on_each(page)):
+            report(None, Message(0, start + index))
+
+    # Then each message to the first is reported all the same
+    assert not in_runs(reports, large)
+
+
+def test_a_run_does_not_count_that_was_broken_off_for_want_of_room() -> None:
+    # Given a page in runs, in the midst of which there was no room for a while
+    broker, reports = Broker(), Reports(Complaint())
+    send(broker, reports, [0], swallowed=frozenset())
+    delivery = Acknowledged()
+    page = reports.page(records(3), delivery)
+    page.stalled = True
+
+    # When all of it seems to have arrived
+    for report in reports.on_runs(page, [0, 0, 0]):
+        broker.take(0, report)
+
+    # Then it is sent again: what was in the queue may have been given up in between
+    assert delivery.indexes == []
+    assert "no room" in str(reports.failure)
+
+
 @pytest.mark.parametrize("partitions", [[0] * (RUNS_FROM - 1), [0] * RUNS_FROM + [ANY_PARTITION]])
 def test_each_message_is_reported_of_small_pages_and_where_the_partition_is_not_known(
     partitions: list[int],
