@@ -20,6 +20,7 @@ from outbox.publishers.librdkafka import (
     error_name,
     kafka_exceptions,
     make_producer,
+    queue_room,
     reach,
     sentence_of,
 )
@@ -104,6 +105,7 @@ class KafkaPublisher:
             *self._kafka_error,
         )
         self._reports = Reports(self._complaint)
+        self._room = queue_room(self._properties)
         self._traced = tracing_is_on()
 
     @property
@@ -197,7 +199,8 @@ class KafkaPublisher:
     def _reports_on(
         self, page: SentPage, partitions: Sequence[int], *, each: bool
     ) -> Iterable[Report | None]:
-        if each or not self._reports.can_be_in_runs(page, partitions):
+        has_room = len(self._producer) + len(page.records) <= self._room
+        if each or not (has_room and self._reports.can_be_in_runs(page, partitions)):
             return self._reports.on_each(page)
         return self._reports.on_runs(page, partitions)
 

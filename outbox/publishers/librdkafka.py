@@ -11,6 +11,9 @@ from outbox.errors import BrokerUnavailable, ConfigurationError, MissingExtra
 
 _librdkafka_logger = logging.getLogger("outbox.librdkafka")
 
+#: The size of its queue that librdkafka has by default.
+_QUEUE_MESSAGES, _QUEUE_KBYTES = 100_000, 1_048_576
+
 
 class Complaint:
     """What librdkafka complained of last; the relay says it once. It stands apart, since a producer
@@ -55,6 +58,15 @@ def make_producer(
         return raw({**properties, "error_cb": on_error}, logger=log), log
     except (confluent_kafka.KafkaException, ValueError, TypeError) as error:
         raise ConfigurationError(f"Kafka properties: {sentence_of(error)}") from error
+
+
+def queue_room(properties: Mapping[str, object]) -> int:
+    """Return how many messages a producer's queue surely has room for; 0 where its bytes are
+    limited to less than usual, which is far more than a relay has in flight."""
+    if int(str(properties.get("queue.buffering.max.kbytes", _QUEUE_KBYTES))) < _QUEUE_KBYTES:
+        return 0
+    limit = int(str(properties.get("queue.buffering.max.messages", _QUEUE_MESSAGES)))
+    return limit or _QUEUE_MESSAGES  # 0 is no limit
 
 
 def kafka_exceptions() -> tuple[type[Exception], ...]:

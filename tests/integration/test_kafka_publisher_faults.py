@@ -29,6 +29,7 @@ from tests.conformance.publisher_kit import (
 from tests.servers.kafka_mock import MockCluster
 
 ALONE = {"batch.num.messages": 1, "linger.ms": 0}  # every message is a request of its own
+_KBYTES = "queue.buffering.max.kbytes"
 BEFORE, AFTER = 3, 20  # messages before and after the first error
 
 OUTAGES = [
@@ -197,12 +198,16 @@ def test_a_broken_producer_says_why(cluster: MockCluster) -> None:
     sending.publisher.close()
 
 
-def test_a_full_queue_keeps_the_order(cluster: MockCluster) -> None:
+@pytest.mark.parametrize("count", [500, 2 * RUNS_FROM])
+@pytest.mark.parametrize("limit", [{"queue.buffering.max.messages": 10}, {_KBYTES: 1}], ids=str)
+def test_a_full_queue_keeps_the_order(
+    cluster: MockCluster, limit: dict[str, object], count: int
+) -> None:
     # Given a producer with room for a few messages
-    sending = begin(cluster, **{"queue.buffering.max.messages": 10})
+    sending = begin(cluster, **limit)
 
     # When far more are published at once
-    sending.deliver(some_records("orders", 500))
+    sending.deliver(some_records("orders", count))
 
     # Then all are there in order
     assert log(cluster) == ids(sending.records)
