@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -41,9 +40,6 @@ class Waiting:
         self.at_hand = self.failures == 1 and delay <= BRIEF
 
 
-_BY_DUE = attrgetter("due")
-
-
 class Pending:
     """Whose turn it is: the messages at hand, in the order of each partition.
 
@@ -72,10 +68,8 @@ class Pending:
 
     def at_hand(self) -> Waiting | None:
         """Return a message that comes before Kafka is asked for more."""
-        for queue in self._queues.values():
-            if queue[0].at_hand:
-                return queue[0]
-        return None
+        heads = (queue[0] for queue in self._queues.values())
+        return next((waiting for waiting in heads if waiting.at_hand), None)
 
     def due(self, now: float) -> Waiting | None:
         """Return the message that has been due for longest, if any is."""
@@ -100,8 +94,8 @@ class Pending:
             self._queues.pop(partition, None)
 
     def _first(self) -> Waiting | None:
-        heads = [queue[0] for queue in self._queues.values()]
-        return min(heads, key=_BY_DUE, default=None)
+        heads = (queue[0] for queue in self._queues.values())
+        return min(heads, key=lambda waiting: waiting.due, default=None)
 
 
 def backoff(failures: int, first: float, longest: float) -> float:

@@ -25,6 +25,12 @@ class ColdPartitions:
         self._sent: set[Place] = set()
         self._warm_topics: dict[str, int] = {}
 
+    def forget(self) -> None:
+        """Take it that the broker knows our producer nowhere."""
+        self._warm.clear()
+        self._sent.clear()
+        self._warm_topics.clear()
+
     def any_among(self, topics: set[str]) -> bool:
         """Return whether topics may have partitions that we have had no acknowledgement from."""
         return any(

@@ -146,7 +146,7 @@ class KafkaPublisher:
         """Take no partition for one where the broker knows us that has been one for long."""
         now = time.monotonic()
         if now - self._cold_since > _BROKER_REMEMBERS_S:
-            self._cold = ColdPartitions(self._topics.partition_count)
+            self._cold.forget()
             self._cold_since = now
 
     def _look_at_topics(
@@ -178,13 +178,13 @@ class KafkaPublisher:
         abandon(self._producer, self._log)
         self._producer, self._log = make_producer(self._properties, self._complaint.note)
         self._reports.begin_anew()
-        self._cold = ColdPartitions(self._topics.partition_count)
+        self._cold.forget()
 
     def _produce(self, page: SentPage, wires: list[WireHeaders], check: Callable[[], None]) -> None:
         records = page.records
         partitions = partitions_of(records, self._topics.partition_count)
-        is_cold = self._cold.any_among(set(map(_topic, records)))
-        places = places_of(records, partitions) if is_cold else ()
+        may_be_cold = self._cold.any_among(page.topics)
+        places = places_of(records, partitions) if may_be_cold else ()
         ahead = self._cold.firsts(places)
         is_cold = bool(ahead) or self._cold.must_wait(places)
         reports = self._reports_on(page, partitions, each=is_cold or self._traced)

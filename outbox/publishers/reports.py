@@ -45,10 +45,11 @@ class SentPage:
     was in its queue, and have begun anew.
     """
 
-    __slots__ = ("base", "delivery", "records", "runs", "spans", "stalled")
+    __slots__ = ("base", "delivery", "records", "runs", "spans", "stalled", "topics")
 
     def __init__(self, records: Sequence[Record], delivery: Delivery, base: int) -> None:
         self.records = records
+        self.topics = set(map(_topic, records))
         self.delivery = delivery
         self.base = base
         self.runs: dict[int, list[int]] = {}
@@ -153,8 +154,7 @@ class Reports:
         """
         if len(page.records) < RUNS_FROM or ANY_PARTITION in partitions:
             return False
-        topics = set(map(_topic, page.records))
-        return all(self._topics[topic].alone >= _ALERT for topic in topics)
+        return all(self._topics[topic].alone >= _ALERT for topic in page.topics)
 
     # Called by librdkafka, from within poll. Must not raise, and may be called while its client's
     # exception is pending: then whatever looks for one raises it (an index of -1 does so).
@@ -164,8 +164,8 @@ class Reports:
 
         It may run for every one of them, so what it needs is at hand in local names.
         """
-        base, spans, runs = page.base, page.spans, page.runs
-        topics = list(map(self._topics.__getitem__, map(_topic, page.records)))
+        records, base, spans, runs = page.records, page.base, page.spans, page.runs
+        confirmed = {topic: self._topics[topic] for topic in page.topics}
         acknowledged, complaint = page.delivery.acknowledged, self._complaint
 
         def report(index: int, error: Any, message: Any) -> None:
@@ -173,7 +173,7 @@ class Reports:
                 self._report_failure(page, index, error, message)
                 return
             run = runs[index] if runs else (index,)
-            take = topics[index].take
+            take = confirmed[records[index][2]].take
             problem = take(message.partition(), base + index, message.offset(), len(run))
             if runs and page.stalled:
                 problem = "confirmed after a time in which there was no room to send it"

@@ -28,6 +28,7 @@ from outbox.publishers.librdkafka import (
     reach,
     sentence_of,
 )
+from outbox.publishers.partitioning import ANY_PARTITION
 from outbox.publishers.refusing import topic_lost, wires_of
 from outbox.publishers.topics import TopicLimits
 from outbox.publishers.transaction import PreparedPage, Transaction
@@ -53,9 +54,6 @@ _TRANSACTIONAL_DEFAULTS: Mapping[str, object] = {"retry.backoff.ms": 10}
 _MARGIN_S = 1.0
 
 _CHECK_EVERY = 256
-
-#: The partitioner chooses.
-_ANY_PARTITION = -1
 
 #: What `produce` takes first, in its order.
 _topic_payload_key = itemgetter(2, 4, 3)
@@ -204,7 +202,7 @@ class TransactionalPublisher:
                 page.check()
                 self._serve()
             try:
-                produce(topic, payload, key, _ANY_PARTITION, None, None, 0, wire)
+                produce(topic, payload, key, ANY_PARTITION, None, None, 0, wire)
             except self._not_queued as error:
                 self._produce_later(page, index, error)
         self._failure = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from outbox.errors import NotInTransaction
 from outbox.transactions.autocommit import ACTIVE, psycopg_commits
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         Statement,
         Transaction,
     )
+
+C = TypeVar("C", bound="psycopg.Connection[Any] | psycopg.AsyncConnection[Any]")
 
 
 def open_psycopg(
@@ -54,18 +56,21 @@ async def open_async_psycopg(
     return _AsyncPsycopgTransaction(connection)
 
 
-class _PsycopgTransaction:
+class _Opened(Generic[C]):
     dialect: Dialect = "postgresql"
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: C) -> None:
         self._connection = connection
         factory: type = connection.cursor_factory
         self._raw = _is_raw(factory)
 
     @property
     def database(self) -> object:
-        return _database(self._connection.pgconn)
+        pgconn = self._connection.pgconn
+        return ("psycopg", pgconn.host, pgconn.port, pgconn.db)
 
+
+class _PsycopgTransaction(_Opened["psycopg.Connection[Any]"]):
     def row(self, statement: Statement) -> tuple[Any, ...] | None:
         import psycopg
         from psycopg.rows import tuple_row
@@ -102,18 +107,7 @@ class _PsycopgTransaction:
         return psycopg.Cursor(self._connection) if self._raw else self._connection.cursor()
 
 
-class _AsyncPsycopgTransaction:
-    dialect: Dialect = "postgresql"
-
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        self._connection = connection
-        factory: type = connection.cursor_factory
-        self._raw = _is_raw(factory)
-
-    @property
-    def database(self) -> object:
-        return _database(self._connection.pgconn)
-
+class _AsyncPsycopgTransaction(_Opened["psycopg.AsyncConnection[Any]"]):
     async def row(self, statement: Statement) -> tuple[Any, ...] | None:
         import psycopg
         from psycopg.rows import tuple_row
@@ -148,11 +142,6 @@ class _AsyncPsycopgTransaction:
         import psycopg
 
         return psycopg.AsyncCursor(self._connection) if self._raw else self._connection.cursor()
-
-
-def _database(pgconn: psycopg.pq.abc.PGconn) -> object:
-    """Return where a connection leads to."""
-    return ("psycopg", pgconn.host, pgconn.port, pgconn.db)
 
 
 @lru_cache

@@ -39,6 +39,7 @@ class Tally:
     """Notes acknowledgements, in the order in which they come; implements Delivery."""
 
     acknowledgements: list[int] = field(default_factory=list)
+    mark: str = ""
 
     def acknowledged(self, index: int) -> None:
         assert index not in self.acknowledgements, f"message {index} was acknowledged twice"
@@ -47,6 +48,20 @@ class Tally:
     @property
     def indexes(self) -> list[int]:
         return sorted(self.acknowledgements)
+
+
+@dataclass
+class Reported:
+    """A message as librdkafka's delivery reports give it."""
+
+    place: int
+    number: int | None
+
+    def partition(self) -> int:
+        return self.place
+
+    def offset(self) -> int | None:
+        return self.number
 
 
 @dataclass

@@ -14,37 +14,10 @@ from outbox.publishers.base import DeliveryFailed
 from outbox.publishers.librdkafka import Complaint
 from outbox.publishers.partitioning import ANY_PARTITION
 from outbox.publishers.reports import RUNS_FROM, Report, Reports
-from outbox.record import Record
-from tests.conformance.publisher_kit import record
+from tests.conformance.publisher_kit import Reported, Tally, some_records
 
 TOPIC = "orders"
-FULL = st.integers(0, 2)  # the number of a partition
-
-
-@dataclass
-class Acknowledged:
-    """Notes what is acknowledged; implements Delivery."""
-
-    mark: str = ""
-    indexes: list[int] = field(default_factory=list)
-
-    def acknowledged(self, index: int) -> None:
-        assert index not in self.indexes
-        self.indexes.append(index)
-
-
-@dataclass
-class Message:
-    """What librdkafka reports on."""
-
-    place: int
-    number: int | None
-
-    def partition(self) -> int:
-        return self.place
-
-    def offset(self) -> int | None:
-        return self.number
+PARTITIONS = st.integers(0, 2)
 
 
 @dataclass
@@ -57,13 +30,13 @@ class Broker:
         number = self.sizes[partition]
         self.sizes[partition] += 1
         if report is not None:
-            report(None, Message(partition, number))
+            report(None, Reported(partition, number))
 
     def swallow(self, partition: int, report: Report | None) -> None:
         """Say that a message has arrived which is not in the log, as after a sequence number that
         was taken for another's: the client knows no offset then."""
         if report is not None:
-            report(None, Message(partition, None))
+            report(None, Reported(partition, None))
 
     def take_from_others(self, partition: int) -> None:
         self.sizes[partition] += 1
@@ -71,32 +44,28 @@ class Broker:
 
 def send(
     broker: Broker, reports: Reports, partitions: Sequence[int], *, swallowed: frozenset[int]
-) -> Acknowledged:
+) -> Tally:
     """Send a page in runs; the messages at `swallowed` do not get into the log."""
-    delivery = Acknowledged()
-    page = reports.page(records(len(partitions)), delivery)
+    delivery = Tally()
+    page = reports.page(some_records(TOPIC, len(partitions)), delivery)
     on_runs = zip(partitions, reports.on_runs(page, partitions), strict=True)
     for index, (partition, report) in enumerate(on_runs):
         (broker.swallow if index in swallowed else broker.take)(partition, report)
     return delivery
 
 
-def records(count: int) -> list[Record]:
-    return [record(TOPIC, seq) for seq in range(count)]
-
-
-@given(pages=st.lists(st.lists(FULL, min_size=1, max_size=20), min_size=1, max_size=5))
+@given(pages=st.lists(st.lists(PARTITIONS, min_size=1, max_size=20), min_size=1, max_size=5))
 def test_all_of_it_is_acknowledged_once_where_nothing_is_lost(pages: list[list[int]]) -> None:
     broker, reports = Broker(), Reports(Complaint())
     for partitions in pages:
         delivery = send(broker, reports, partitions, swallowed=frozenset())
-        assert sorted(delivery.indexes) == list(range(len(partitions)))
+        assert delivery.indexes == list(range(len(partitions)))
     assert reports.failure is None
 
 
 @given(
-    before=st.lists(FULL, max_size=5),
-    partitions=st.lists(FULL, min_size=1, max_size=20),
+    before=st.lists(PARTITIONS, max_size=5),
+    partitions=st.lists(PARTITIONS, min_size=1, max_size=20),
     data=st.data(),
 )
 def test_a_run_of_which_a_message_is_not_in_the_log_does_not_count(
@@ -156,11 +125,11 @@ def test_what_goes_to_other_topics_does_not_end_that() -> None:
     send(broker, reports, [0], swallowed=frozenset())
 
     # When much is sent to another one
-    bills = [record("bills", seq) for seq in range(RUNS_FROM)]
+    bills = some_records("bills", RUNS_FROM)
     for start in range(0, 20 * RUNS_FROM, RUNS_FROM):
-        page = reports.page(bills, Acknowledged())
+        page = reports.page(bills, Tally())
         for index, report in enumerate(reports.on_each(page)):
-            report(None, Message(0, start + index))
+            report(None, Reported(0, start + index))
 
     # Then each message to the first is reported all the same
     assert not in_runs(reports, large)
@@ -170,8 +139,8 @@ def test_a_run_does_not_count_that_was_broken_off_for_want_of_room() -> None:
     # Given a page in runs, in the midst of which there was no room for a while
     broker, reports = Broker(), Reports(Complaint())
     send(broker, reports, [0], swallowed=frozenset())
-    delivery = Acknowledged()
-    page = reports.page(records(3), delivery)
+    delivery = Tally()
+    page = reports.page(some_records(TOPIC, 3), delivery)
     page.stalled = True
 
     # When all of it seems to have arrived
@@ -191,5 +160,5 @@ def test_each_message_is_reported_of_small_pages_and_where_the_partition_is_not_
 
 
 def in_runs(reports: Reports, partitions: list[int]) -> bool:
-    page = reports.page(records(len(partitions)), Acknowledged())
+    page = reports.page(some_records(TOPIC, len(partitions)), Tally())
     return reports.can_be_in_runs(page, partitions)

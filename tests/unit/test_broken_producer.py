@@ -12,8 +12,7 @@ from outbox.errors import OutboxError
 from outbox.publishers.kafka import KafkaPublisher
 from outbox.publishers.librdkafka import abandon
 from outbox.publishers.reports import RUNS_FROM
-from tests.conformance.publisher_kit import record
-from tests.properties.test_reports import Acknowledged, Message
+from tests.conformance.publisher_kit import Reported, Tally, record, some_records
 
 FATAL = KafkaException(KafkaError(KafkaError._FATAL, "a gap", fatal=True))
 
@@ -43,10 +42,10 @@ def test_a_success_behind_the_failure_does_not_count(in_runs: bool, foreign: int
     publisher = KafkaPublisher({"bootstrap.servers": "127.0.0.1:1"})
     abandon(publisher._producer, publisher._log)
     reports = publisher._reports
-    (first,) = reports.on_each(reports.page([record("orders")], Acknowledged()))
-    first(None, Message(0, 10))
-    delivery = Acknowledged()
-    page = reports.page([record("orders", seq) for seq in range(2 * RUNS_FROM)], delivery)
+    (first,) = reports.on_each(reports.page([record("orders")], Tally()))
+    first(None, Reported(0, 10))
+    delivery = Tally()
+    page = reports.page(some_records("orders", 2 * RUNS_FROM), delivery)
     given = list(
         reports.on_runs(page, [0] * len(page.records)) if in_runs else reports.on_each(page)
     )
@@ -57,9 +56,9 @@ def test_a_success_behind_the_failure_does_not_count(in_runs: bool, foreign: int
             if report is None:
                 continue
             if index < RUNS_FROM:
-                report(KafkaError(KafkaError.INVALID_RECORD), Message(0, None))
+                report(KafkaError(KafkaError.INVALID_RECORD), Reported(0, None))
             else:
-                report(None, Message(0, 11 + foreign + index - RUNS_FROM))
+                report(None, Reported(0, 11 + foreign + index - RUNS_FROM))
 
     publisher._producer = Broken(others)
     with pytest.raises(OutboxError, match=r"a gap|validate"):
