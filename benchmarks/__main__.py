@@ -41,7 +41,7 @@ BENCHMARKS = (
     Benchmark("B2", "rivals.debezium", ("--messages=50000", "--repetitions=1"), 30),
     Benchmark("B3", "rivals.txoutbox", ("--messages=20000", "--repetitions=1"), 30),
     Benchmark("B4", "latency", ("--seconds=5", "--repetitions=1", "--lone=20"), 30),
-    Benchmark("B5", "adding", ("--messages=500", "--repetitions=5"), 10),
+    Benchmark("B5", "adding", ("--messages=200", "--repetitions=10"), 10),
     Benchmark("B6", "writers", ("--seconds=5", "--repetitions=2"), 15),
     Benchmark("B6n", "notifying", ("--seconds=5", "--repetitions=2"), 15),
     Benchmark("B7", "memory", ("--messages=50000", "--large=100"), 30),
@@ -68,6 +68,8 @@ def main() -> None:
         help="write all results here; those of others that are in the file stay",
     )
     arguments = parser.parse_args()
+    if arguments.json and arguments.json.exists():
+        _check_results(parser, arguments.json)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = [each for each in BENCHMARKS if not arguments.only or each.id in arguments.only]
     found = []
@@ -77,6 +79,14 @@ def main() -> None:
             _write(arguments.json, found, quick=arguments.quick)
     _print_table(found)
     sys.exit(0 if all(each["unavailable"] is None for each in found) else 1)
+
+
+def _check_results(parser: argparse.ArgumentParser, path: Path) -> None:
+    """End here, and not after hours, if what is found cannot be added to the file."""
+    try:
+        results.read(path)
+    except (OSError, ValueError) as error:
+        parser.error(f"--json: {error}. Give a file of an earlier run, or one that is not there")
 
 
 def _run(benchmark: Benchmark, *, quick: bool) -> dict[str, Any]:

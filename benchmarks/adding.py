@@ -12,8 +12,8 @@ from outbox.bench.adding import adding_rows
 def main() -> None:
     parser = options(
         __doc__,
-        messages=(int, 2_000, "messages in a block"),
-        repetitions=(int, 15, "blocks of each"),
+        messages=(int, 200, "messages in a block"),
+        repetitions=(int, 150, "blocks of each"),
     )
     run(
         "B5",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from outbox.errors import ConfigurationError, InvalidMessage
@@ -27,10 +28,20 @@ MAX_KEY_BYTES = 1024
 
 Ordering = Literal["strict"]
 
+#: `deliver_at`, `delay`, `wait_for` and `expires_at`.
+Timing: TypeAlias = tuple[datetime | None, timedelta | None, str | None, datetime | None]
+
+_AT_ONCE: Timing = (None, None, None, None)
+
+#: Type, lane and content type.
+_Labels: TypeAlias = tuple[str | None, str | None, str | None]
+
+_NO_LABELS: _Labels = (None, None, None)
+
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, init=False)
 class Message:
     """One message: everything but the payload's bytes is checked here, at construction.
 
@@ -47,22 +58,23 @@ class Message:
 
     topic: str
     payload: Any
-    key: str | None
-    type: str | None
-    headers: Headers
-    id: UUID
-    lane: str | None
-    content_type: str | None
-    ordering: Ordering | None
-    deliver_at: datetime | None
-    delay: timedelta | None
-    wait_for: str | None
-    expires_at: datetime | None
+    key: str | None = None
+    type: str | None = None
+    headers: Headers = ()
+    # An id that was drawn here is made of its text: few ask for it, and it takes long.
+    id: UUID = cached_property(lambda message: UUID(message.id_text))  # type: ignore[assignment]  # noqa: RUF009
+    lane: str | None = None
+    content_type: str | None = None
+    ordering: Ordering | None = None
+    deliver_at: datetime | None = None
+    delay: timedelta | None = None
+    wait_for: str | None = None
+    expires_at: datetime | None = None
     # As they are stored. Made here, since the write path is where time counts.
-    headers_json: str | None = field(init=False, repr=False, compare=False)
-    id_text: str = field(init=False, repr=False, compare=False)
+    headers_json: str | None = field(default=None, init=False, repr=False, compare=False)
+    id_text: str = field(default="", init=False, repr=False, compare=False)
     #: Whether it waits, or expires.
-    has_timing: bool = field(init=False, repr=False, compare=False)
+    has_timing: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -81,69 +93,89 @@ class Message:
         expires_at: datetime | None = None,
         ordering: Ordering | None = None,
     ) -> None:
-        # The path of a plain name is hot.
-        if topic.__class__ is not str and isinstance(topic, Topic):
-            given = _typed(topic, _Given(payload, key, type, lane, content_type, ordering))
-            Message.__init__(
-                self,
-                topic.name,
-                headers=headers,
-                id=id,
-                deliver_at=deliver_at,
-                delay=delay,
-                wait_for=wait_for,
-                expires_at=expires_at,
-                **given._asdict(),
-            )
-            return
-        put = object.__setattr__
-        if deliver_at is None and delay is None and wait_for is None and expires_at is None:
-            put(self, "has_timing", False)
-        else:
-            check_timing(deliver_at, delay, wait_for, expires_at)
-            put(self, "has_timing", True)
-        put(self, "topic", check_topic_name(topic))
-        put(self, "payload", payload)
-        put(self, "key", None if key is None else _check_key(key))
-        put(self, "type", None if type is None else check_text("type", type))
-        pairs, stored = ((), None) if headers is None else check_headers(headers)
-        put(self, "headers", pairs)
-        put(self, "headers_json", stored)
-        if id is None:
-            put(self, "id_text", str(uuid7()))
-        else:
-            checked_id, id_text = check_id(id)
-            put(self, "id", checked_id)
-            put(self, "id_text", id_text)
-        put(self, "lane", None if lane is None else _check_lane(lane))
-        put(
-            self,
-            "content_type",
-            None if content_type is None else check_text("content_type", content_type),
-        )
-        put(self, "ordering", None if ordering is None else _check_ordering(ordering, key))
-        put(self, "deliver_at", deliver_at)
-        put(self, "delay", delay)
-        put(self, "wait_for", wait_for)
-        put(self, "expires_at", expires_at)
-        if payload is None and key is None:
-            raise InvalidMessage(
-                "payload None is a tombstone, which deletes its key: it needs key="
-            )
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> UUID:
-            """Make the id that was drawn here: few ask for it, and it takes as long as the rest."""
-            if name != "id":
-                raise AttributeError(f"Message has no attribute {name!r}")
-            object.__setattr__(self, "id", UUID(self.id_text))
-            return self.id
+        timing = (deliver_at, delay, wait_for, expires_at)
+        _fill(self, topic, payload, key, type, headers, id, lane, content_type, timing, ordering)
 
     @property
     def is_scheduled(self) -> bool:
         """Return whether it waits for a time or a condition."""
         return not (self.deliver_at is None and self.delay is None and self.wait_for is None)
+
+
+def new_message(
+    topic: str | Topic[T],
+    payload: T | None,
+    key: str | int | UUID | None,
+    type: str | None,
+    headers: HeadersInput | None,
+    id: UUID | str | None,
+    lane: str | None,
+    content_type: str | None,
+    timing: Timing,
+    ordering: Ordering | None,
+) -> Message:
+    """Do what the constructor does, for the hot path.
+
+    Calling a class by keywords costs more than that: Python makes a dictionary of them first.
+    """
+    message: Message = object.__new__(Message)
+    _fill(message, topic, payload, key, type, headers, id, lane, content_type, timing, ordering)
+    return message
+
+
+def _fill(
+    message: Message,
+    topic: str | Topic[Any],
+    payload: object,
+    key: str | int | UUID | None,
+    type: str | None,
+    headers: HeadersInput | None,
+    id: UUID | str | None,
+    lane: str | None,
+    content_type: str | None,
+    timing: Timing,
+    ordering: Ordering | None,
+) -> None:
+    """Check what was given, and set it; what was not has its default in the class."""
+    # The path of a plain name is hot.
+    if topic.__class__ is not str and isinstance(topic, Topic):
+        given = _typed(topic, _Given(payload, key, type, lane, content_type, ordering))
+        payload, key, labels, ordering = given.payload, given.key, given.labels, given.ordering
+        topic = topic.name
+    else:
+        labels = (type, lane, content_type)
+    own: dict[str, object] = {"topic": check_topic_name(topic), "payload": payload}
+    if key is not None:
+        own["key"] = _check_key(key)
+    elif payload is None:
+        raise InvalidMessage("payload None is a tombstone, which deletes its key: it needs key=")
+    if id is None:
+        own["id_text"] = str(uuid7())
+    else:
+        own["id"], own["id_text"] = check_id(id)
+    if headers is not None:
+        own["headers"], own["headers_json"] = check_headers(headers)
+    if labels != _NO_LABELS:
+        _label(own, *labels)
+    if timing != _AT_ONCE:
+        check_timing(*timing)
+        own["has_timing"] = True
+        own["deliver_at"], own["delay"], own["wait_for"], own["expires_at"] = timing
+    if ordering is not None:
+        own["ordering"] = _check_ordering(ordering, key)
+    # In one step: a frozen dataclass takes each attribute more slowly than all of them.
+    object.__setattr__(message, "__dict__", own)
+
+
+def _label(
+    own: dict[str, object], type: str | None, lane: str | None, content_type: str | None
+) -> None:
+    if type is not None:
+        own["type"] = check_text("type", type)
+    if lane is not None:
+        own["lane"] = _check_lane(lane)
+    if content_type is not None:
+        own["content_type"] = check_text("content_type", content_type)
 
 
 class _Given(NamedTuple):
@@ -155,6 +187,10 @@ class _Given(NamedTuple):
     lane: str | None
     content_type: str | None
     ordering: Ordering | None
+
+    @property
+    def labels(self) -> _Labels:
+        return (self.type, self.lane, self.content_type)
 
 
 def _typed(topic: Topic[Any], given: _Given) -> _Given:

@@ -92,7 +92,7 @@ def _with_psycopg(
             against_kept = _alternate(add, kept, messages, repetitions)
             many = _alternate(add_all, bare, messages, repetitions)
     than = "psycopg's connection.execute of the INSERT of the same row, in the same transaction"
-    than_kept = "the same with one cursor for all, which add cannot keep"
+    than_kept = "the same with one cursor for all"
     return [
         Row("B5", "add, psycopg", _UNIT, than, one, Goal(1.10, "at most")),
         Row("B5", "add, psycopg, one cursor", _UNIT, than_kept, against_kept, None),

@@ -45,7 +45,7 @@ class Statement:
 
 
 class Transaction(Protocol):
-    """The caller's transaction; made by `open_transaction`, and as short-lived as the call."""
+    """The caller's transaction as `open_transaction` gives it; not to be used beyond the call."""
 
     dialect: Dialect
 

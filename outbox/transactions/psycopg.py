@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary, proxy
 
 from outbox.errors import NotInTransaction
 from outbox.transactions.autocommit import ACTIVE, psycopg_commits
+from outbox.transactions.cursors import IdleCursors
 from outbox.transactions.positional import positional_query
 
 if TYPE_CHECKING:
@@ -28,12 +31,17 @@ def open_psycopg(
     connection: psycopg.Connection[Any], _: Mapping[str, object] | None
 ) -> Transaction:
     """Return the transaction that is open on a connection, or raise NotInTransaction."""
-    if psycopg_commits(connection):
+    # Within a transaction, as nearly always, its state is all there is to ask.
+    if connection.pgconn.transaction_status <= ACTIVE and psycopg_commits(connection):
         if connection.pgconn.transaction_status == ACTIVE:
             with connection.pipeline():  # wait for the answers: only then the state is known
                 pass
         if psycopg_commits(connection):
             raise NotInTransaction(_PSYCOPG_AUTOCOMMIT.format("with"))
+    psycopg = sys.modules["psycopg"]
+    # Only psycopg's own classes: others may want to see each cursor, as instrumentors do.
+    if type(connection) is psycopg.Connection and connection.cursor_factory is psycopg.Cursor:
+        return _KEPT.get(connection) or _keep(connection)
     return _PsycopgTransaction(connection)
 
 
@@ -53,6 +61,10 @@ async def open_async_psycopg(
                 pass
         if psycopg_commits(connection):
             raise NotInTransaction(_PSYCOPG_AUTOCOMMIT.format("async with"))
+    psycopg = sys.modules["psycopg"]
+    plain = type(connection) is psycopg.AsyncConnection
+    if plain and connection.cursor_factory is psycopg.AsyncCursor:  # as above
+        return _KEPT_ASYNC.get(connection) or _keep_async(connection)
     return _AsyncPsycopgTransaction(connection)
 
 
@@ -107,6 +119,37 @@ class _PsycopgTransaction(_Opened["psycopg.Connection[Any]"]):
         return psycopg.Cursor(self._connection) if self._raw else self._connection.cursor()
 
 
+class _PlainTransaction(_PsycopgTransaction):
+    """Serves all calls on a connection of psycopg's own class, which it knows by a proxy."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        import psycopg
+        from psycopg.rows import tuple_row
+
+        super().__init__(connection)
+        self._database = super().database
+        # connection.cursor() would know the connection itself, and so keep it alive.
+        self._cursors = IdleCursors(
+            connection, lambda: psycopg.Cursor(connection, row_factory=tuple_row)
+        )
+
+    @property
+    def database(self) -> object:
+        return self._database
+
+    def execute(self, statement: Statement, parameters: Parameters) -> int:
+        query, values_of = _psycopg_query(statement.postgresql)
+        values = values_of(parameters)
+        taken = self._cursors.take()
+        cursor = taken[1]
+        cursor.execute(query, values)
+        if cursor.rowcount < 0:
+            with self._connection.pipeline():
+                pass
+        self._cursors.put_back(taken, values)
+        return cursor.rowcount
+
+
 class _AsyncPsycopgTransaction(_Opened["psycopg.AsyncConnection[Any]"]):
     async def row(self, statement: Statement) -> tuple[Any, ...] | None:
         import psycopg
@@ -142,6 +185,51 @@ class _AsyncPsycopgTransaction(_Opened["psycopg.AsyncConnection[Any]"]):
         import psycopg
 
         return psycopg.AsyncCursor(self._connection) if self._raw else self._connection.cursor()
+
+
+class _PlainAsyncTransaction(_AsyncPsycopgTransaction):
+    """The same for asyncio."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        import psycopg
+        from psycopg.rows import tuple_row
+
+        super().__init__(connection)
+        self._database = super().database
+        self._cursors = IdleCursors(
+            connection, lambda: psycopg.AsyncCursor(connection, row_factory=tuple_row)
+        )
+
+    @property
+    def database(self) -> object:
+        return self._database
+
+    async def execute(self, statement: Statement, parameters: Parameters) -> int:
+        query, values_of = _psycopg_query(statement.postgresql)
+        values = values_of(parameters)
+        taken = self._cursors.take()
+        cursor = taken[1]
+        await cursor.execute(query, values)
+        if cursor.rowcount < 0:
+            async with self._connection.pipeline():
+                pass
+        self._cursors.put_back(taken, values)
+        return cursor.rowcount
+
+
+#: The transactions of plain connections.
+_KEPT: WeakKeyDictionary[object, _PlainTransaction] = WeakKeyDictionary()
+_KEPT_ASYNC: WeakKeyDictionary[object, _PlainAsyncTransaction] = WeakKeyDictionary()
+
+
+def _keep(connection: psycopg.Connection[Any]) -> _PlainTransaction:
+    kept = _KEPT[connection] = _PlainTransaction(proxy(connection))
+    return kept
+
+
+def _keep_async(connection: psycopg.AsyncConnection[Any]) -> _PlainAsyncTransaction:
+    kept = _KEPT_ASYNC[connection] = _PlainAsyncTransaction(proxy(connection))
+    return kept
 
 
 @lru_cache

@@ -13,7 +13,7 @@ from outbox.errors import (
     UnknownLane,
 )
 from outbox.headers import HeadersInput
-from outbox.message import Message, Ordering, check_id
+from outbox.message import Message, Ordering, check_id, new_message
 from outbox.names import Names, check_name
 from outbox.serialization.serializer import JsonSerializer, Serializer
 from outbox.topic.topic import Topic, TopicSerializer
@@ -121,20 +121,9 @@ class Outbox:
         `deliver_at`, `delay` or `wait_for` it is sent later: see Message. Raises InvalidMessage,
         NotInTransaction, BacklogFull or TypeError, and then has written nothing.
         """
-        message = Message(
-            topic,
-            payload,
-            key=key,
-            type=type,
-            headers=headers,
-            id=id,
-            lane=lane,
-            content_type=content_type,
-            deliver_at=deliver_at,
-            delay=delay,
-            wait_for=wait_for,
-            expires_at=expires_at,
-            ordering=ordering,
+        timing = (deliver_at, delay, wait_for, expires_at)
+        message = new_message(
+            topic, payload, key, type, headers, id, lane, content_type, timing, ordering
         )
         self._write(transaction, message, self._row(message))
         return message
@@ -178,20 +167,9 @@ class Outbox:
         Everything is checked and serialized at the call, the await writes. An AsyncSession refuses
         to commit while a call was not awaited.
         """
-        message = Message(
-            topic,
-            payload,
-            key=key,
-            type=type,
-            headers=headers,
-            id=id,
-            lane=lane,
-            content_type=content_type,
-            deliver_at=deliver_at,
-            delay=delay,
-            wait_for=wait_for,
-            expires_at=expires_at,
-            ordering=ordering,
+        timing = (deliver_at, delay, wait_for, expires_at)
+        message = new_message(
+            topic, payload, key, type, headers, id, lane, content_type, timing, ordering
         )
         rows = [self._row(message)]
         return self._write_later("add_async", transaction, [message], rows, message)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
@@ -22,10 +23,12 @@ from tests.servers.kafka_programs import java_command
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 # Separators of the console consumer's output that no text in a test contains.
 RECORD, FIELD, HEADER, NULL = "\x1e", "\x1f", "\x1d", "\x1c"
+#: How long a transaction may stay open until it is taken for one that does.
+OPEN_S = 5.0
 QUIET = {"log_level": 0}  # a broker that a test takes down is no news
 
 
@@ -87,8 +90,12 @@ class KafkaServer:
     ) -> list[Message]:
         """Return all messages up to the present end, by partition and offset.
 
-        Raises AssertionError after `timeout` seconds.
+        Kafka shows the end of a transaction a moment after it has confirmed it; this is waited for,
+        and no longer than `OPEN_S` where one stays open. Raises AssertionError after `timeout`
+        seconds.
         """
+        if isolation_level == "read_committed":
+            self._wait_for_transactions(topic)
         consumer = Consumer(
             {
                 "bootstrap.servers": self.bootstrap_servers,
@@ -104,6 +111,16 @@ class KafkaServer:
             return _read_to_end(consumer, topic, time.monotonic() + timeout)
         finally:
             consumer.close()
+
+    def _wait_for_transactions(self, topic: str) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, **QUIET})
+        partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
+        ends = _offsets(admin, topic, partitions, IsolationLevel.READ_UNCOMMITTED)
+        deadline = time.monotonic() + OPEN_S
+        while time.monotonic() < deadline:
+            seen = _offsets(admin, topic, partitions, IsolationLevel.READ_COMMITTED)
+            if all(seen[number] >= ends[number] for number in ends):
+                return
 
     def foreign_read(
         self, topic: str, timeout: float = 60.0, *, isolation_level: str = "read_committed"
@@ -122,6 +139,14 @@ class KafkaServer:
             raise AssertionError(f"the console consumer failed: {done.stderr.decode()}")
         records = done.stdout.split(RECORD.encode())[:-1]
         return sorted(map(_parse, records), key=lambda record: (record.partition, record.offset))
+
+
+def _offsets(
+    admin: AdminClient, topic: str, partitions: Iterable[int], isolation: IsolationLevel
+) -> dict[int, int]:
+    wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in partitions}
+    found = admin.list_offsets(wanted, isolation_level=isolation)
+    return {partition.partition: future.result(10).offset for partition, future in found.items()}
 
 
 def _usable(admin: AdminClient, name: str, partitions: int) -> bool:

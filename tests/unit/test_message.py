@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import os
 import pickle
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
@@ -16,6 +18,9 @@ import uuid_utils
 from outbox.errors import InvalidMessage
 from outbox.message import Message
 from outbox.topic.topic import Topic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -50,6 +55,31 @@ def test_a_copy_and_a_pickle_keep_everything() -> None:
     assert pickle.loads(pickle.dumps(message)) == message
     assert dataclasses.replace(message) == message
     assert dataclasses.replace(message, key="8").id == message.id
+
+
+def test_forked_processes_draw_different_ids() -> None:
+    """As workers do whose server loads the application once; equal ids would be one message."""
+    Message("orders", b"")  # what draws them has its state before the fork
+    drawn = list(_drawn_by_forks(processes=8, each=200))
+
+    assert len(set(drawn)) == len(drawn) == 1600
+
+
+def _drawn_by_forks(processes: int, each: int) -> Iterator[str]:
+    pipes = []
+    for _ in range(processes):
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            ids = " ".join(Message("orders", b"").id_text for _ in range(each))
+            os.write(writer, ids.encode())
+            os._exit(0)
+        os.close(writer)
+        pipes.append(reader)
+    for reader in pipes:
+        with os.fdopen(reader, "rb") as file:
+            yield from file.read().decode().split()
+    for _ in range(processes):
+        os.wait()
 
 
 @pytest.mark.parametrize("topic", ["a", "orders.placed-v1_B", "x" * 249])
