@@ -86,7 +86,10 @@ def _check_results(parser: argparse.ArgumentParser, path: Path) -> None:
     try:
         results.read(path)
     except (OSError, ValueError) as error:
-        parser.error(f"--json: {error}. Give a file of an earlier run, or one that is not there")
+        parser.error(
+            f"--json: nothing can be added to {path}: {error}. "
+            "Give a file of an earlier run, or one that is not there"
+        )
 
 
 def _run(benchmark: Benchmark, *, quick: bool) -> dict[str, Any]:
