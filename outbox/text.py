@@ -26,6 +26,15 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
+def up_to(count: int, limit: int) -> str:
+    """Return a number that was counted no further than just beyond a limit.
+
+    >>> up_to(3, 10), up_to(11, 10)
+    ('3', 'more than 10')
+    """
+    return f"more than {limit}" if count > limit else str(count)
+
+
 def _check_utf8(what: str, text: str) -> None:
     try:
         text.encode()

@@ -17,6 +17,7 @@ from outbox.record import EXACTLY_ONCE
 from outbox.store.held import HELD_COUNT_LIMIT
 from outbox.store.pauses import Pauses
 from outbox.store.scheduling import SCHEDULE_COUNT_LIMIT
+from outbox.text import up_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -124,7 +125,7 @@ def _told_of_held(held: Mapping[str, HeldOverview]) -> Iterator[str]:
     """Yield what cannot be sent; states are counted up to a limit."""
     for relay, overview in held.items():
         told = [
-            f"{_up_to(count, HELD_COUNT_LIMIT)} {state}"
+            f"{up_to(count, HELD_COUNT_LIMIT)} {state}"
             for state, count in overview.messages.items()
             if count
         ]
@@ -139,13 +140,7 @@ def _age_and_keys(overview: HeldOverview) -> str:
     keys = overview.stopped_keys
     if not keys:
         return age
-    return (
-        f"{age}; {_up_to(keys, HELD_COUNT_LIMIT)} {'key is' if keys == 1 else 'keys are'} stopped"
-    )
-
-
-def _up_to(count: int, limit: int) -> str:
-    return f"more than {limit}" if count > limit else str(count)
+    return f"{age}; {up_to(keys, HELD_COUNT_LIMIT)} {'key is' if keys == 1 else 'keys are'} stopped"
 
 
 def _told_of_delivery(relays: Iterable[RelayStatus]) -> Iterator[str]:
@@ -201,9 +196,8 @@ def told_of(waiting: ScheduleStatus) -> Iterator[str]:
 
 
 def _many(count: int, one: str, more: str) -> str:
-    if count > SCHEDULE_COUNT_LIMIT:
-        return f"more than {SCHEDULE_COUNT_LIMIT} messages {more}"
-    return f"{count} message {one}" if count == 1 else f"{count} messages {more}"
+    told = up_to(count, SCHEDULE_COUNT_LIMIT)
+    return f"{told} message {one}" if count == 1 else f"{told} messages {more}"
 
 
 def _is_served(lane: RelayStatus) -> bool:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 
 from outbox.doctor.check import Verdict, check, failed, warning
 from outbox.doctor.patient import Patient
-from outbox.doctor.words import age, counted
+from outbox.doctor.words import age
 from outbox.store.held import HELD_COUNT_LIMIT, HeldOverview
 from outbox.store.pauses import Pause
-from outbox.store.scheduling import ScheduleStatus
+from outbox.store.scheduling import SCHEDULE_COUNT_LIMIT, ScheduleStatus
+from outbox.text import up_to
 
 #: Whoever is told to try again for an hour in vain should be looked at.
 _RETRIED_S = 3600.0
@@ -50,7 +51,7 @@ def retried(held: Mapping[str, HeldOverview]) -> Iterator[Verdict]:
 
 def _held_said(held: Mapping[str, HeldOverview]) -> str:
     told = [
-        f"relay {relay}: {count} {state}"
+        f"relay {relay}: {up_to(count, HELD_COUNT_LIMIT)} {state}"
         for relay, overview in held.items()
         for state, count in overview.messages.items()
         if count
@@ -70,7 +71,12 @@ def overdue(waits: ScheduleStatus) -> Iterator[Verdict]:
 
 
 def _schedule_said(waits: ScheduleStatus) -> str:
-    return f"{counted(waits.scheduled, 'message')} scheduled, {waits.waiting} for a condition"
+    scheduled, waiting = (
+        up_to(count, SCHEDULE_COUNT_LIMIT) for count in (waits.scheduled, waits.waiting)
+    )
+    return (
+        f"{scheduled} message{'' if scheduled == '1' else 's'} scheduled, {waiting} for a condition"
+    )
 
 
 def forgotten(answer: tuple[list[Pause], float]) -> Iterator[Verdict]:
@@ -92,8 +98,8 @@ def _flags(pause: Pause) -> str:
 
 
 def _up_to(count: int, thing: str) -> str:
-    number = f"more than {HELD_COUNT_LIMIT} {thing}s" if count > HELD_COUNT_LIMIT else None
-    return f"{number or counted(count, thing)} {'is' if count == 1 else 'are'}"
+    things = f"{up_to(count, HELD_COUNT_LIMIT)} {thing}"
+    return f"{things} is" if count == 1 else f"{things}s are"
 
 
 CHECKS = (

@@ -308,8 +308,8 @@ class TransactionalPublisher:
         while error_name(error) == "_FATAL" and time.monotonic() < deadline:
             try:
                 self._producer.poll(_CAUSE_S)
-            except self._kafka_error as cause:
-                error = cause
+            except self._kafka_error as later:
+                error = error if isinstance(later, SystemError) else later
         return error
 
     # The end

@@ -9,9 +9,11 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from outbox.errors import OutboxError
+from outbox.publishers.base import Fenced
 from outbox.publishers.kafka import KafkaPublisher
 from outbox.publishers.librdkafka import abandon
 from outbox.publishers.reports import RUNS_FROM
+from outbox.publishers.transactional import TransactionalPublisher
 from tests.conformance.publisher_kit import Reported, Tally, record, some_records
 
 FATAL = KafkaException(KafkaError(KafkaError._FATAL, "a gap", fatal=True))
@@ -67,3 +69,27 @@ def test_a_success_behind_the_failure_does_not_count(in_runs: bool, foreign: int
     # Then nothing of it is acknowledged
     assert len(publisher._producer.polls) >= 2
     assert delivery.indexes == []
+
+
+def test_the_cause_is_told_whatever_else_comes_out_of_the_client_before() -> None:
+    # Given a transactional producer that is broken, and says so in three ways, one after the other
+    publisher = TransactionalPublisher({"bootstrap.servers": "127.0.0.1:1"})
+    abandon(publisher._client, publisher._log)
+    fenced = KafkaException(KafkaError(KafkaError._FENCED, "another one", fatal=True))
+    publisher._producer = Saying(
+        [FATAL, SystemError("returned a result with an exception"), fenced]
+    )
+
+    # When it is served, then the one that names the cause counts
+    with pytest.raises(Fenced):
+        publisher.poll(0.0)
+
+
+@dataclass
+class Saying:
+    """A producer that raises these, one with each poll."""
+
+    errors: list[Exception]
+
+    def poll(self, timeout_s: float) -> int:
+        raise self.errors.pop(0)
