@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from outbox.errors import ConfigurationError, InvalidMessage
@@ -31,13 +30,6 @@ Ordering = Literal["strict"]
 #: `deliver_at`, `delay`, `wait_for` and `expires_at`.
 Timing: TypeAlias = tuple[datetime | None, timedelta | None, str | None, datetime | None]
 
-_AT_ONCE: Timing = (None, None, None, None)
-
-#: Type, lane and content type.
-_Labels: TypeAlias = tuple[str | None, str | None, str | None]
-
-_NO_LABELS: _Labels = (None, None, None)
-
 T = TypeVar("T")
 
 
@@ -61,8 +53,7 @@ class Message:
     key: str | None = None
     type: str | None = None
     headers: Headers = ()
-    # An id that was drawn here is made of its text: few ask for it, and it takes long.
-    id: UUID = cached_property(lambda message: UUID(message.id_text))  # type: ignore[assignment]  # noqa: RUF009
+    id: UUID  # type: ignore[misc]  # has no default, and none comes before it in any constructor
     lane: str | None = None
     content_type: str | None = None
     ordering: Ordering | None = None
@@ -95,6 +86,15 @@ class Message:
     ) -> None:
         timing = (deliver_at, delay, wait_for, expires_at)
         _fill(self, topic, payload, key, type, headers, id, lane, content_type, timing, ordering)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> UUID:
+            """Make the id that was drawn here: few ask for it, and it takes as long as the rest."""
+            if name != "id" or "id_text" not in self.__dict__:
+                raise AttributeError(f"Message has no attribute {name!r}")
+            made = self.__dict__["id"] = UUID(self.id_text)
+            return made
 
     @property
     def is_scheduled(self) -> bool:
@@ -140,10 +140,8 @@ def _fill(
     # The path of a plain name is hot.
     if topic.__class__ is not str and isinstance(topic, Topic):
         given = _typed(topic, _Given(payload, key, type, lane, content_type, ordering))
-        payload, key, labels, ordering = given.payload, given.key, given.labels, given.ordering
-        topic = topic.name
-    else:
-        labels = (type, lane, content_type)
+        _fill(message, topic.name, *given[:3], headers, id, *given[3:5], timing, given.ordering)
+        return
     own: dict[str, object] = {"topic": check_topic_name(topic), "payload": payload}
     if key is not None:
         own["key"] = _check_key(key)
@@ -155,16 +153,17 @@ def _fill(
         own["id"], own["id_text"] = check_id(id)
     if headers is not None:
         own["headers"], own["headers_json"] = check_headers(headers)
-    if labels != _NO_LABELS:
-        _label(own, *labels)
-    if timing != _AT_ONCE:
-        check_timing(*timing)
-        own["has_timing"] = True
-        own["deliver_at"], own["delay"], own["wait_for"], own["expires_at"] = timing
+    if not (type is None and lane is None and content_type is None):
+        _label(own, type, lane, content_type)
+    deliver_at, delay, wait_for, expires_at = timing
+    if not (deliver_at is None and delay is None and wait_for is None and expires_at is None):
+        check_timing(deliver_at, delay, wait_for, expires_at)
+        own |= {"deliver_at": deliver_at, "delay": delay, "wait_for": wait_for}
+        own |= {"expires_at": expires_at, "has_timing": True}
     if ordering is not None:
         own["ordering"] = _check_ordering(ordering, key)
     # In one step: a frozen dataclass takes each attribute more slowly than all of them.
-    object.__setattr__(message, "__dict__", own)
+    message.__dict__.update(own)
 
 
 def _label(
@@ -187,10 +186,6 @@ class _Given(NamedTuple):
     lane: str | None
     content_type: str | None
     ordering: Ordering | None
-
-    @property
-    def labels(self) -> _Labels:
-        return (self.type, self.lane, self.content_type)
 
 
 def _typed(topic: Topic[Any], given: _Given) -> _Given:

@@ -1,4 +1,4 @@
-"""Cursors of psycopg that are kept from one call to the next.
+"""A cursor of psycopg that is kept from one call to the next.
 
 A new cursor takes a fifth of the client's time of an INSERT, most of it to find out anew how each
 type is written.
@@ -15,25 +15,46 @@ C = TypeVar("C")
 _MOST_HELD = 64 * 1024
 
 
-class IdleCursors(Generic[C]):
-    """The idle cursors of one connection; there are as many as threads have shared it at once."""
+class IdleCursor(Generic[C]):
+    """The idle cursor of one connection. `make` makes another one."""
 
     def __init__(self, connection: Any, make: Callable[[], C]) -> None:
-        self._status = connection.pgconn.parameter_status
+        from psycopg.adapt import PyFormat
+
+        self._adapters = connection.adapters
+        self._auto = PyFormat.AUTO
         self._make = make
-        # With the encoding in which it writes text, which it asks for only once.
-        self._idle: list[tuple[bytes | None, C]] = []
+        # A list for its pop, which is atomic: two threads never get the same.
+        self._idle: list[C] = []
+        self._dumpers = self._present_dumpers()
 
-    def take(self) -> tuple[bytes | None, C]:
-        """Return a cursor that is nobody else's, and the encoding it writes."""
-        encoding = self._status(b"client_encoding")
+    def take(self, values: tuple[Any, ...]) -> tuple[C, bool]:
+        """Return a cursor that is nobody else's for these texts and bytes, and whether it may be
+        put back."""
+        if not _is_plain(values) or self._dumpers != self._present_dumpers():
+            return self._make(), False
         try:
-            taken = self._idle.pop()  # atomic: two threads never get the same
+            return self._idle.pop(), True
         except IndexError:
-            return encoding, self._make()
-        return taken if taken[0] == encoding else (encoding, self._make())
+            return self._make(), True
 
-    def put_back(self, taken: tuple[bytes | None, C], values: tuple[Any, ...]) -> None:
-        """Keep what was taken for the next call, after a statement with these texts and bytes."""
-        if sum(map(len, filter(None, values))) <= _MOST_HELD:
-            self._idle.append(taken)
+    def put_back(self, cursor: C) -> None:
+        """Keep it for the next call. Nobody may look at it any more."""
+        if not self._idle:
+            self._idle.append(cursor)
+
+    def _present_dumpers(self) -> tuple[type, type]:
+        """Return what the connection writes text and bytes with; a cursor asks only once."""
+        find = self._adapters.get_dumper
+        return find(str, self._auto), find(bytes, self._auto)
+
+
+def _is_plain(values: tuple[Any, ...]) -> bool:
+    """Return whether a kept cursor does: it writes text in the encoding that it has met first, and
+    only ASCII is the same in all of them."""
+    size = 0
+    for value in values:
+        if value.__class__ is str and not value.isascii():
+            return False
+        size += len(value)
+    return size <= _MOST_HELD

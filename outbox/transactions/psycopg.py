@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, proxy
 
 from outbox.errors import NotInTransaction
 from outbox.transactions.autocommit import ACTIVE, psycopg_commits
-from outbox.transactions.cursors import IdleCursors
+from outbox.transactions.cursors import IdleCursor
 from outbox.transactions.positional import positional_query
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class _PlainTransaction(_PsycopgTransaction):
         super().__init__(connection)
         self._database = super().database
         # connection.cursor() would know the connection itself, and so keep it alive.
-        self._cursors = IdleCursors(
+        self._idle = IdleCursor(
             connection, lambda: psycopg.Cursor(connection, row_factory=tuple_row)
         )
 
@@ -140,14 +140,15 @@ class _PlainTransaction(_PsycopgTransaction):
     def execute(self, statement: Statement, parameters: Parameters) -> int:
         query, values_of = _psycopg_query(statement.postgresql)
         values = values_of(parameters)
-        taken = self._cursors.take()
-        cursor = taken[1]
+        cursor, may_stay = self._idle.take(values)
         cursor.execute(query, values)
         if cursor.rowcount < 0:
             with self._connection.pipeline():
                 pass
-        self._cursors.put_back(taken, values)
-        return cursor.rowcount
+        count = cursor.rowcount
+        if may_stay:
+            self._idle.put_back(cursor)
+        return count
 
 
 class _AsyncPsycopgTransaction(_Opened["psycopg.AsyncConnection[Any]"]):
@@ -196,7 +197,7 @@ class _PlainAsyncTransaction(_AsyncPsycopgTransaction):
 
         super().__init__(connection)
         self._database = super().database
-        self._cursors = IdleCursors(
+        self._idle = IdleCursor(
             connection, lambda: psycopg.AsyncCursor(connection, row_factory=tuple_row)
         )
 
@@ -207,14 +208,15 @@ class _PlainAsyncTransaction(_AsyncPsycopgTransaction):
     async def execute(self, statement: Statement, parameters: Parameters) -> int:
         query, values_of = _psycopg_query(statement.postgresql)
         values = values_of(parameters)
-        taken = self._cursors.take()
-        cursor = taken[1]
+        cursor, may_stay = self._idle.take(values)
         await cursor.execute(query, values)
         if cursor.rowcount < 0:
             async with self._connection.pipeline():
                 pass
-        self._cursors.put_back(taken, values)
-        return cursor.rowcount
+        count = cursor.rowcount
+        if may_stay:
+            self._idle.put_back(cursor)
+        return count
 
 
 #: The transactions of plain connections.

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import weakref
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.types.string import StrDumper
 
-from outbox import Message, Outbox, SchemaMissing
+from outbox import Outbox, SchemaMissing
+from outbox.inbox import Inbox, ReceivedMessage
 from outbox.migrations import migrate
+from outbox.transactions.cursors import IdleCursor
 from tests.integration.writing import Database
+from tests.waiting import wait_until
 
 EVENTS = Outbox()
 
@@ -87,23 +93,92 @@ def test_an_asynchronous_connection_that_is_dropped_goes_at_once(postgresql: Dat
 
 
 def test_a_large_payload_is_not_held_on_to(postgresql: Database) -> None:
+    """Where nothing is prepared, a cursor has its last parameters."""
     payload = b"x" * 500_000
     before = sys.getrefcount(payload)
-    with psycopg.connect(postgresql.url) as connection:
+    with psycopg.connect(postgresql.url, prepare_threshold=None) as connection:
         EVENTS.add(connection, "orders", b"small")
         EVENTS.add(connection, "orders", payload)
-        EVENTS.add_all(connection, [Message("orders", payload)])
         assert sys.getrefcount(payload) == before
-    assert len(postgresql.rows()) == 3
+    assert len(postgresql.rows()) == 2
 
 
 def test_text_is_written_in_the_encoding_of_the_moment(postgresql: Database) -> None:
     with psycopg.connect(postgresql.url) as connection:
-        for encoding in ("utf8", "latin1", "win1251", "utf8"):
+        for encoding, key in [("utf8", "é"), ("latin1", "ü"), ("win1251", "я"), ("utf8", "é")]:
             connection.execute(f"set client_encoding to {encoding}")  # type: ignore[arg-type]
-            for key in ("ü", "é") if encoding != "win1251" else ("я",):
-                EVENTS.add(connection, "orders", b"", key=key)
-    assert [row["key"] for row in postgresql.rows()] == ["ü", "é", "ü", "é", "я", "ü", "é"]
+            EVENTS.add(connection, "orders", b"", key="ascii")
+            EVENTS.add(connection, "orders", b"", key=key)
+    keys = [row["key"] for row in postgresql.rows()]
+    assert keys == ["ascii", "é", "ascii", "ü", "ascii", "я", "ascii", "é"]
+
+
+def test_text_is_written_in_the_encoding_that_another_thread_sets_before(
+    postgresql: Database,
+) -> None:
+    with psycopg.connect(postgresql.url) as connection, psycopg.connect(postgresql.url) as other:
+        EVENTS.add(connection, "orders", b"", key="ascii")
+        other.execute("select pg_advisory_lock(1)")
+        # Given a thread that changes the encoding, in a statement that takes a while
+        change = "select pg_advisory_lock(1); set client_encoding to latin1"
+        changing = threading.Thread(target=lambda: connection.execute(change))
+        changing.start()
+        wait_until(connection.lock.locked, what="the other thread to have the connection")
+        # When a message is added meanwhile
+        adding = threading.Thread(target=lambda: EVENTS.add(connection, "orders", b"", key="é"))
+        adding.start()
+        other.execute("select pg_advisory_unlock(1)")
+        adding.join()
+        changing.join()
+    # Then what is stored is what was given, whichever came first
+    assert [row["key"] for row in postgresql.rows()] == ["ascii", "é"]
+
+
+def test_values_are_written_as_the_connection_says_by_now(postgresql: Database) -> None:
+    class Loud(StrDumper):
+        def dump(self, obj: str) -> bytes:
+            return obj.upper().encode()
+
+    with psycopg.connect(postgresql.url) as connection:
+        EVENTS.add(connection, "t", b"", key="a")
+        connection.adapters.register_dumper(str, Loud)
+        EVENTS.add(connection, "t", b"", key="b")
+        EVENTS.add(connection, "t", b"x" * 100_000, key="c")
+        EVENTS.add(connection, "t", b"", key="d")
+    assert [row["key"] for row in postgresql.rows()] == ["a", "B", "C", "D"]
+
+
+def test_many_tasks_on_a_connection_leave_one_cursor(postgresql: Database) -> None:
+    """Each would hold on to its parameters."""
+
+    async def write() -> int:
+        async with await psycopg.AsyncConnection.connect(postgresql.url) as connection:
+            await asyncio.gather(
+                *(EVENTS.add_async(connection, "orders", number) for number in range(50))
+            )
+            gc.collect()
+            return sum(type(each) is psycopg.AsyncCursor for each in gc.get_objects())
+
+    assert asyncio.run(write()) == 1
+
+
+def test_what_a_call_returns_is_its_own_whoever_uses_the_connection_next(
+    postgresql: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An inbox that took a new message for a known one would lose it."""
+    inbox = Inbox("billing")
+    with psycopg.connect(postgresql.url) as connection:
+        known = ReceivedMessage(str(uuid4()), "orders", 0, 0)
+        assert inbox.record(connection, known)
+        put_back = IdleCursor.put_back
+
+        def put_back_and_used(self: IdleCursor[Any], cursor: object) -> None:
+            monkeypatch.undo()
+            put_back(self, cursor)
+            assert not inbox.record(connection, known)
+
+        monkeypatch.setattr(IdleCursor, "put_back", put_back_and_used)
+        assert inbox.record(connection, ReceivedMessage(str(uuid4()), "orders", 0, 0))
 
 
 def test_threads_may_share_a_connection(postgresql: Database) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -115,12 +116,14 @@ class KafkaServer:
     def _wait_for_transactions(self, topic: str) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, **QUIET})
         partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
-        ends = _offsets(admin, topic, partitions, IsolationLevel.READ_UNCOMMITTED)
         deadline = time.monotonic() + OPEN_S
+        ends: dict[int, int] = {}
         while time.monotonic() < deadline:
-            seen = _offsets(admin, topic, partitions, IsolationLevel.READ_COMMITTED)
-            if all(seen[number] >= ends[number] for number in ends):
-                return
+            with suppress(KafkaException):  # a partition may have no leader for a moment
+                ends = ends or _offsets(admin, topic, partitions, IsolationLevel.READ_UNCOMMITTED)
+                seen = _offsets(admin, topic, partitions, IsolationLevel.READ_COMMITTED)
+                if all(seen[number] >= ends[number] for number in ends):
+                    return
 
     def foreign_read(
         self, topic: str, timeout: float = 60.0, *, isolation_level: str = "read_committed"

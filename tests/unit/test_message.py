@@ -10,10 +10,12 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
+from unittest import mock
 from uuid import UUID
 
 import pytest
 import uuid_utils
+from sqlalchemy import func
 
 from outbox.errors import InvalidMessage
 from outbox.message import Message
@@ -55,6 +57,30 @@ def test_a_copy_and_a_pickle_keep_everything() -> None:
     assert pickle.loads(pickle.dumps(message)) == message
     assert dataclasses.replace(message) == message
     assert dataclasses.replace(message, key="8").id == message.id
+
+
+@pytest.mark.parametrize("name", ["deliver_at", "delay", "expires_at"])
+def test_what_a_database_would_work_out_is_refused_in_our_words(name: str) -> None:
+    """It cannot even be compared with None."""
+    with pytest.raises(InvalidMessage, match=name):
+        Message("orders", b"", **{name: func.now()})
+
+
+@pytest.mark.parametrize("name", ["type", "content_type", "lane", "wait_for"])
+def test_what_says_that_it_equals_none_is_not_taken_for_it(name: str) -> None:
+    with pytest.raises(InvalidMessage, match=name):
+        Message("orders", b"", **{name: mock.ANY})
+
+
+def test_what_a_subclass_has_set_before_stays() -> None:
+    class Tenanted(Message):
+        tenant: str
+
+        def __init__(self) -> None:
+            object.__setattr__(self, "tenant", "acme")
+            super().__init__("orders", b"")
+
+    assert (Tenanted().tenant, Tenanted().topic) == ("acme", "orders")
 
 
 def test_forked_processes_draw_different_ids() -> None:
