@@ -13,7 +13,7 @@ def main() -> None:
     parser = options(
         __doc__,
         messages=(int, 200, "messages in a block"),
-        repetitions=(int, 150, "blocks of each"),
+        repetitions=(int, 300, "blocks of each"),
     )
     run(
         "B5",

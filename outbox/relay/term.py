@@ -19,8 +19,9 @@ from outbox.publishers.base import (
     TopicLost,
     unavailable_topics,
 )
-from outbox.record import END, Page, Position, Record, payload_sizes
+from outbox.record import END, Page, Record, payload_sizes
 from outbox.relay.caution import Caution
+from outbox.relay.checkpoint import Checkpoint
 from outbox.relay.held import Attempt, Division, cut_of, joined, split
 from outbox.relay.holding import Holding
 from outbox.relay.observer import Observer, Unobserved
@@ -86,15 +87,12 @@ class Term:
         """
         self._store = store
         self._lease = lease
-        self._leased_at = leased_at
         self._publisher = publisher
         self._settings = settings
         self._clock = clock
         self._observer = observer or Unobserved()
         self._reader = store.reader(lease)
         self._in_flight = InFlight(lease.position)
-        self._saved = lease.position
-        self._saved_at = leased_at
         # How many messages may be in flight. After a failure one, and twice as many each time that
         # all have arrived: what lies behind a message that cannot be sent goes out again with every
         # attempt.
@@ -106,6 +104,16 @@ class Term:
         self.rest_s = self._caution.rest_s(clock())
         self._allowed = self._caution.step if self._caution.is_on else self._limit
         self._allowed = 1 if cautious else self._allowed
+        self._checkpoint = Checkpoint(
+            store,
+            lease,
+            leased_at,
+            self._in_flight,
+            self._caution,
+            settings,
+            clock,
+            self._observer,
+        )
         self._holding = holding or Holding(store.held, None, clock, draw)
         self._holding.one_by_one = self._caution.is_on
         self._holding.begin(lease, cautious=cautious)
@@ -120,7 +128,7 @@ class Term:
         Waits up to `wait_s` for acknowledgements where there was nothing to read. Without `read` it
         only looks. `at_most` is what a limit allows the page to be.
         """
-        self.check_lease()
+        self._checkpoint.check_lease()
         self.rest_s = self._caution.rest_s(self._clock())
         read = read and not self.rest_s
         is_due = read and self._holding.is_due and not self._has_tried
@@ -184,7 +192,9 @@ class Term:
 
     def _note(self, seq: int) -> None:
         if self._caution.is_on:
-            self._move(lambda at: self._store.suspect(self._lease, at, self._lease_s, seq))
+            self._checkpoint.move(
+                lambda at, for_s: self._store.suspect(self._lease, at, for_s, seq)
+            )
             self._caution.handed = seq
 
     def _poll(self, wait_s: float) -> None:
@@ -355,7 +365,7 @@ class Term:
 
     def _meanwhile(self) -> None:
         """Do what must be done every now and then while a page is being sent."""
-        self.check_lease()
+        self._checkpoint.check_lease()
         self._reader.receive()
 
     def _refused(self, sent: SentPage, error: BrokerUnavailable | MessageRefused) -> Division:
@@ -376,7 +386,7 @@ class Term:
 
     def _hold(self, page: Page, division: Division) -> Page:
         """Hold a part of a page; return the rest of it."""
-        self._move(lambda position: self._holding.hold(division, position, self._lease_s))
+        self._checkpoint.move(lambda at, for_s: self._holding.hold(division, at, for_s))
         self._acquit(division.holds)
         for _ in range(division.refused):
             self._observer.refused()
@@ -416,7 +426,7 @@ class Term:
             self._deliver(attempt)
         finally:
             if attempt.delivered or attempt.failed:
-                self._move(lambda at: self._holding.settle(attempt, at, self._lease_s))
+                self._checkpoint.move(lambda at, for_s: self._holding.settle(attempt, at, for_s))
                 self._acquit(attempt.failed)
                 self._pass(len(attempt.delivered))
                 self._observer.retried(attempt.arrived, attempt.failures)
@@ -430,7 +440,7 @@ class Term:
             while not attempt.is_complete:
                 if self._clock() > deadline:
                     raise DeliveryFailed(f"Kafka does not answer: {self._publisher.trouble}")
-                self.check_lease()
+                self._checkpoint.check_lease()
                 self.save_if_due()
                 with self._at_the_broker():
                     self._publisher.poll(0.05)
@@ -445,7 +455,9 @@ class Term:
             self._note(attempt.left[0].record.seq)
             try:
                 with self._at_the_broker():
-                    self._publisher.publish(attempt.records, "", attempt, self.check_lease)
+                    self._publisher.publish(
+                        attempt.records, "", attempt, self._checkpoint.check_lease
+                    )
             except (BrokerUnavailable, MessageRefused) as error:
                 reasons = _reasons(error, len(attempt.left))
                 topics = unavailable_topics(error)
@@ -465,57 +477,18 @@ class Term:
                 lambda: self._in_flight.has_before(sent), self._settings.drain_timeout_s
             )
 
-    def check_lease(self) -> None:
-        """Raise LeaseLost when our own clock says that the lease may have run out.
-
-        A process that was frozen must not go on sending what its successor has sent already. The
-        margin is for what may lie between the two clocks' readings.
-        """
-        if self._clock() - self._leased_at > self._settings.lease_s * 0.75:
-            raise LeaseLost(self._lease.relay)
-
     def save_if_due(self) -> None:
         """Move the cursor and renew the lease now and then."""
-        since = self._clock() - self._saved_at
-        moved = self._in_flight.confirmed != self._saved
-        idle = moved and not self._in_flight
-        if (
-            since >= self._settings.lease_s / 4
-            or (moved and since >= self._settings.save_interval_s)
-            or (idle and since >= self._settings.idle_save_interval_s)
-            or self._forgives
-        ):
-            self.save()
+        self._checkpoint.save_if_due()
 
     def save(self) -> None:
         """Move the cursor to what is confirmed, and renew the lease."""
-        forgives = self._forgives
-        write = self._store.forgive if forgives else self._store.save
-        self._move(lambda position: write(self._lease, position, self._lease_s))
-        if forgives:
-            self._caution.forget()
-
-    @property
-    def _forgives(self) -> bool:
-        return self._caution.forgives(moved=self._in_flight.confirmed != self._lease.position)
-
-    def _move(self, write: Callable[[Position], None]) -> None:
-        """Write what moves the cursor to what is confirmed and renews the lease."""
-        position = self._in_flight.confirmed
-        now = self._clock()
-        with self._observer.waiting("database"):
-            write(position)
-        self._leased_at = self._saved_at = now
-        self._saved = position
-
-    @property
-    def _lease_s(self) -> float:
-        return self._settings.lease_s
+        self._checkpoint.save()
 
     @property
     def unsaved(self) -> bool:
         """Return whether more is confirmed than saved."""
-        return self._in_flight.confirmed != self._saved
+        return self._checkpoint.unsaved
 
     def finish(self, timeout_s: float) -> None:
         """Wait for what is in flight, as long as the lease lasts."""
@@ -524,7 +497,7 @@ class Term:
     def _settle_while(self, waiting: Callable[[], bool], timeout_s: float) -> None:
         deadline = self._clock() + timeout_s
         while waiting() and self._clock() < deadline:
-            self.check_lease()
+            self._checkpoint.check_lease()
             self._poll(0.05)
             self._settle()
             self.save_if_due()

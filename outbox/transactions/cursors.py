@@ -26,12 +26,17 @@ class IdleCursor(Generic[C]):
         self._make = make
         # A list for its pop, which is atomic: two threads never get the same.
         self._idle: list[C] = []
-        self._dumpers = self._present_dumpers()
+        # What the connection writes text and bytes with; a cursor asks only once.
+        self._text, self._bytes = (
+            self._adapters.get_dumper(kind, self._auto) for kind in (str, bytes)
+        )
 
     def take(self, values: tuple[Any, ...]) -> tuple[C, bool]:
         """Return a cursor that is nobody else's for these texts and bytes, and whether it may be
         put back."""
-        if not _is_plain(values) or self._dumpers != self._present_dumpers():
+        find, auto = self._adapters.get_dumper, self._auto
+        as_ever = find(str, auto) is self._text and find(bytes, auto) is self._bytes
+        if not (as_ever and _is_plain(values)):
             return self._make(), False
         try:
             return self._idle.pop(), True
@@ -43,18 +48,13 @@ class IdleCursor(Generic[C]):
         if not self._idle:
             self._idle.append(cursor)
 
-    def _present_dumpers(self) -> tuple[type, type]:
-        """Return what the connection writes text and bytes with; a cursor asks only once."""
-        find = self._adapters.get_dumper
-        return find(str, self._auto), find(bytes, self._auto)
-
 
 def _is_plain(values: tuple[Any, ...]) -> bool:
     """Return whether a kept cursor does: it writes text in the encoding that it has met first, and
     only ASCII is the same in all of them."""
     size = 0
     for value in values:
-        if value.__class__ is str and not value.isascii():
+        if value.__class__ is not bytes and not value.isascii():
             return False
         size += len(value)
     return size <= _MOST_HELD

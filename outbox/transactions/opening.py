@@ -102,7 +102,8 @@ def open_transaction(
     `verb` is the name of the public method, for the message of the TypeError. Raises TypeError for
     any other object, NotInTransaction, and ConfigurationError (several databases, another dialect).
     """
-    opener = _OPENERS.get(kind_of(transaction))
+    cls: type = transaction.__class__  # as in kind_of
+    opener = _opener_of(cls)
     if opener is None:
         raise TypeError(refusal(transaction, verb, wanted="sync"))
     return opener(transaction, bind_arguments)
@@ -214,6 +215,13 @@ _OPENERS: dict[str, Callable[[Any, Mapping[str, object] | None], Transaction]] =
     "django.db.backends.base.base.BaseDatabaseWrapper": _open_django,
     "django.utils.connection.ConnectionProxy": _open_django,
 }
+
+
+@lru_cache
+def _opener_of(
+    cls: type,
+) -> Callable[[Any, Mapping[str, object] | None], Transaction] | None:
+    return _OPENERS.get(_kind_of_class(cls))
 
 
 class _SqlalchemyTransaction:

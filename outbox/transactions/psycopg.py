@@ -122,20 +122,18 @@ class _PsycopgTransaction(_Opened["psycopg.Connection[Any]"]):
 class _PlainTransaction(_PsycopgTransaction):
     """Serves all calls on a connection of psycopg's own class, which it knows by a proxy."""
 
+    database: object = None
+
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         import psycopg
         from psycopg.rows import tuple_row
 
         super().__init__(connection)
-        self._database = super().database
+        self.database = super().database
         # connection.cursor() would know the connection itself, and so keep it alive.
         self._idle = IdleCursor(
             connection, lambda: psycopg.Cursor(connection, row_factory=tuple_row)
         )
-
-    @property
-    def database(self) -> object:
-        return self._database
 
     def execute(self, statement: Statement, parameters: Parameters) -> int:
         query, values_of = _psycopg_query(statement.postgresql)
@@ -191,19 +189,17 @@ class _AsyncPsycopgTransaction(_Opened["psycopg.AsyncConnection[Any]"]):
 class _PlainAsyncTransaction(_AsyncPsycopgTransaction):
     """The same for asyncio."""
 
+    database: object = None
+
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         import psycopg
         from psycopg.rows import tuple_row
 
         super().__init__(connection)
-        self._database = super().database
+        self.database = super().database
         self._idle = IdleCursor(
             connection, lambda: psycopg.AsyncCursor(connection, row_factory=tuple_row)
         )
-
-    @property
-    def database(self) -> object:
-        return self._database
 
     async def execute(self, statement: Statement, parameters: Parameters) -> int:
         query, values_of = _psycopg_query(statement.postgresql)
