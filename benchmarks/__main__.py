@@ -138,8 +138,7 @@ def _write(path: Path, found: list[dict[str, Any]], *, quick: bool) -> None:
         "quick": quick or before["quick"],
         "benchmarks": [new[each.id] for each in BENCHMARKS if each.id in new],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    results.write(path, data)
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:

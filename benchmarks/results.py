@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ def read(path: Path) -> dict[str, Any]:
     if data.get("schema") != SCHEMA:
         raise ValueError(f"{path} is {data.get('schema')!r} and not {SCHEMA!r}")
     return data
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    """Write a whole run, each repetition on a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = _REPETITION.sub(
+        lambda found: " ".join(found[0].split()).replace("{ ", "{").replace(" }", "}"),
+        json.dumps(data, indent=1),
+    )
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+_REPETITION = re.compile(r'\{\s+"ours":[^{}]*\}')
 
 
 def rows(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
