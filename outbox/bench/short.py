@@ -104,7 +104,7 @@ def _drain(made: Place, sizes: Sizes, delivery: DeliveryMode) -> list[Row]:
 
 def _add(made: Place, sizes: Sizes, delivery: DeliveryMode) -> list[Row]:
     del delivery  # writers know nothing of it
-    return adding_rows(made, min(sizes.messages, 200), 5 * max(sizes.repetitions, 5))
+    return adding_rows(made, min(sizes.messages, 200), 10 * sizes.repetitions)
 
 
 def _latency(made: Place, sizes: Sizes, delivery: DeliveryMode) -> list[Row]:

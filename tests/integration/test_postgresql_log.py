@@ -350,7 +350,7 @@ class TestTheFloor:
             thread.start()
         try:
             with store.session.translated() as connection:
-                for _ in range(10_000):
+                for _ in range(5_000):
                     read, _ = sequence_state(connection, kit.names)
                     (drawn,) = connection.execute("select nextval('outbox_message_seq')").fetchone()
                     assert drawn > read
