@@ -85,7 +85,7 @@ class Message:
         ordering: Ordering | None = None,
     ) -> None:
         timing = (deliver_at, delay, wait_for, expires_at)
-        _fill(self, topic, payload, key, type, headers, id, lane, content_type, timing, ordering)
+        fill(self, topic, payload, key, type, headers, id, lane, content_type, timing, ordering)
 
     if not TYPE_CHECKING:
 
@@ -102,28 +102,7 @@ class Message:
         return not (self.deliver_at is None and self.delay is None and self.wait_for is None)
 
 
-def new_message(
-    topic: str | Topic[T],
-    payload: T | None,
-    key: str | int | UUID | None,
-    type: str | None,
-    headers: HeadersInput | None,
-    id: UUID | str | None,
-    lane: str | None,
-    content_type: str | None,
-    timing: Timing,
-    ordering: Ordering | None,
-) -> Message:
-    """Do what the constructor does, for the hot path.
-
-    Calling a class by keywords costs more than that: Python makes a dictionary of them first.
-    """
-    message: Message = object.__new__(Message)
-    _fill(message, topic, payload, key, type, headers, id, lane, content_type, timing, ordering)
-    return message
-
-
-def _fill(
+def fill(
     message: Message,
     topic: str | Topic[Any],
     payload: object,
@@ -135,13 +114,17 @@ def _fill(
     content_type: str | None,
     timing: Timing,
     ordering: Ordering | None,
-) -> None:
-    """Check what was given, and set it; what was not has its default in the class."""
+) -> Message:
+    """Check what was given, set it, and return the message; the rest has its default in the class.
+
+    On the hot path a message that is made bare is filled. To call a class by keywords costs more
+    than this: Python makes a dictionary of them first.
+    """
     # The path of a plain name is hot.
     if topic.__class__ is not str and isinstance(topic, Topic):
         given = _typed(topic, _Given(payload, key, type, lane, content_type, ordering))
-        _fill(message, topic.name, *given[:3], headers, id, *given[3:5], timing, given.ordering)
-        return
+        fill(message, topic.name, *given[:3], headers, id, *given[3:5], timing, given.ordering)
+        return message
     own: dict[str, object] = {"topic": check_topic_name(topic), "payload": payload}
     if key is not None:
         own["key"] = _check_key(key)
@@ -164,6 +147,7 @@ def _fill(
         own["ordering"] = _check_ordering(ordering, key)
     # In one step: a frozen dataclass takes each attribute more slowly than all of them.
     message.__dict__.update(own)
+    return message
 
 
 def _label(

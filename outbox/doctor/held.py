@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from outbox.doctor.check import Verdict, check, failed, warning
 from outbox.doctor.patient import Patient
-from outbox.doctor.words import age
+from outbox.doctor.words import age, counted
 from outbox.store.held import HELD_COUNT_LIMIT, HeldOverview
 from outbox.store.pauses import Pause
 from outbox.store.scheduling import SCHEDULE_COUNT_LIMIT, ScheduleStatus
@@ -71,12 +71,8 @@ def overdue(waits: ScheduleStatus) -> Iterator[Verdict]:
 
 
 def _schedule_said(waits: ScheduleStatus) -> str:
-    scheduled, waiting = (
-        up_to(count, SCHEDULE_COUNT_LIMIT) for count in (waits.scheduled, waits.waiting)
-    )
-    return (
-        f"{scheduled} message{'' if scheduled == '1' else 's'} scheduled, {waiting} for a condition"
-    )
+    scheduled = counted(waits.scheduled, "message", SCHEDULE_COUNT_LIMIT)
+    return f"{scheduled} scheduled, {up_to(waits.waiting, SCHEDULE_COUNT_LIMIT)} for a condition"
 
 
 def forgotten(answer: tuple[list[Pause], float]) -> Iterator[Verdict]:
@@ -98,8 +94,7 @@ def _flags(pause: Pause) -> str:
 
 
 def _up_to(count: int, thing: str) -> str:
-    things = f"{up_to(count, HELD_COUNT_LIMIT)} {thing}"
-    return f"{things} is" if count == 1 else f"{things}s are"
+    return f"{counted(count, thing, HELD_COUNT_LIMIT)} {'is' if count == 1 else 'are'}"
 
 
 CHECKS = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from outbox.text import up_to
+
 
 def age(seconds: float) -> str:
     """Return a length of time in its largest unit.
@@ -27,10 +29,11 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def counted(count: int, thing: str) -> str:
-    """Return a number of things.
+def counted(count: int, thing: str, limit: int | None = None) -> str:
+    """Return a number of things, which were counted no further than just beyond `limit`.
 
-    >>> counted(1, "broker"), counted(3, "broker")
-    ('1 broker', '3 brokers')
+    >>> counted(1, "broker"), counted(3, "broker"), counted(11, "message", 10)
+    ('1 broker', '3 brokers', 'more than 10 messages')
     """
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+    number = count if limit is None else up_to(count, limit)
+    return f"{number} {thing}" if count == 1 else f"{number} {thing}s"

@@ -58,10 +58,11 @@ class Checkpoint:
     def save_if_due(self) -> None:
         """Move the cursor and renew the lease now and then."""
         since = self._clock() - self._saved_at
-        idle = self.unsaved and not self._in_flight
+        unsaved = self.unsaved
+        idle = unsaved and not self._in_flight
         if (
             since >= self._settings.lease_s / 4
-            or (self.unsaved and since >= self._settings.save_interval_s)
+            or (unsaved and since >= self._settings.save_interval_s)
             or (idle and since >= self._settings.idle_save_interval_s)
             or self._forgives
         ):

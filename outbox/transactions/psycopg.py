@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from weakref import WeakKeyDictionary, proxy
 
 from outbox.errors import NotInTransaction
 from outbox.transactions.autocommit import ACTIVE, psycopg_commits
-from outbox.transactions.cursors import IdleCursor
+from outbox.transactions.cursors import Cursors, IdleCursor
 from outbox.transactions.positional import positional_query
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def open_psycopg(
     connection: psycopg.Connection[Any], _: Mapping[str, object] | None
 ) -> Transaction:
     """Return the transaction that is open on a connection, or raise NotInTransaction."""
-    # Within a transaction, as nearly always, its state is all there is to ask.
-    if connection.pgconn.transaction_status <= ACTIVE and psycopg_commits(connection):
+    if psycopg_commits(connection):
         if connection.pgconn.transaction_status == ACTIVE:
             with connection.pipeline():  # wait for the answers: only then the state is known
                 pass
@@ -41,7 +40,8 @@ def open_psycopg(
     psycopg = sys.modules["psycopg"]
     # Only psycopg's own classes: others may want to see each cursor, as instrumentors do.
     if type(connection) is psycopg.Connection and connection.cursor_factory is psycopg.Cursor:
-        return _KEPT.get(connection) or _keep(connection)
+        kept: _PsycopgTransaction | None = _KEPT.get(connection)
+        return kept or _keep(_PsycopgTransaction, psycopg.Cursor, connection)
     return _PsycopgTransaction(connection)
 
 
@@ -64,25 +64,34 @@ async def open_async_psycopg(
     psycopg = sys.modules["psycopg"]
     plain = type(connection) is psycopg.AsyncConnection
     if plain and connection.cursor_factory is psycopg.AsyncCursor:  # as above
-        return _KEPT_ASYNC.get(connection) or _keep_async(connection)
+        kept: _AsyncPsycopgTransaction | None = _KEPT.get(connection)
+        return kept or _keep(_AsyncPsycopgTransaction, psycopg.AsyncCursor, connection)
     return _AsyncPsycopgTransaction(connection)
 
 
 class _Opened(Generic[C]):
     dialect: Dialect = "postgresql"
 
-    def __init__(self, connection: C) -> None:
-        self._connection = connection
-        factory: type = connection.cursor_factory
-        self._raw = _is_raw(factory)
+    #: What psycopg calls the cursors of such a connection.
+    _cursors_are: ClassVar[str]
 
-    @property
-    def database(self) -> object:
-        pgconn = self._connection.pgconn
-        return ("psycopg", pgconn.host, pgconn.port, pgconn.db)
+    def __init__(self, connection: C, cursors: Cursors | None = None) -> None:
+        self._connection = connection
+        cursor = self._cursor_class = getattr(sys.modules["psycopg"], self._cursors_are)
+        factory: type = connection.cursor_factory
+        raw = self._raw = _is_raw(factory)
+        # Without `self`: a cycle would keep the connection until the collector comes by.
+        self._cursors = cursors or Cursors(lambda: cursor(connection) if raw else connection)
+        pgconn = connection.pgconn
+        self.database: object = ("psycopg", pgconn.host, pgconn.port, pgconn.db)
+
+    def _cursor(self) -> Any:
+        return self._cursor_class(self._connection) if self._raw else self._connection.cursor()
 
 
 class _PsycopgTransaction(_Opened["psycopg.Connection[Any]"]):
+    _cursors_are = "Cursor"
+
     def row(self, statement: Statement) -> tuple[Any, ...] | None:
         import psycopg
         from psycopg.rows import tuple_row
@@ -92,13 +101,17 @@ class _PsycopgTransaction(_Opened["psycopg.Connection[Any]"]):
             return cursor.execute(query).fetchone()
 
     def execute(self, statement: Statement, parameters: Parameters) -> int:
-        query, values = _psycopg_query(statement.postgresql)
-        runner = self._cursor() if self._raw else self._connection
-        cursor = runner.execute(query, values(parameters))
+        query, values_of = _psycopg_query(statement.postgresql)
+        values = values_of(parameters)
+        runner, may_stay = self._cursors.take(values)
+        cursor = runner.execute(query, values)
         if cursor.rowcount < 0:  # in a pipeline the answer comes later, and with it any error
             with self._connection.pipeline():
                 pass
-        return cursor.rowcount
+        count: int = cursor.rowcount
+        if may_stay:
+            self._cursors.put_back(cursor)
+        return count
 
     def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
         query, values = _psycopg_query(statement.postgresql)
@@ -111,45 +124,13 @@ class _PsycopgTransaction(_Opened["psycopg.Connection[Any]"]):
         query, values = _psycopg_query(statement.postgresql)
         with self._cursor() as cursor:
             cursor.row_factory = tuple_row
-            return cursor.execute(query, values(parameters)).fetchall()
-
-    def _cursor(self) -> psycopg.Cursor[Any]:
-        import psycopg
-
-        return psycopg.Cursor(self._connection) if self._raw else self._connection.cursor()
-
-
-class _PlainTransaction(_PsycopgTransaction):
-    """Serves all calls on a connection of psycopg's own class, which it knows by a proxy."""
-
-    database: object = None
-
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        import psycopg
-        from psycopg.rows import tuple_row
-
-        super().__init__(connection)
-        self.database = super().database
-        # connection.cursor() would know the connection itself, and so keep it alive.
-        self._idle = IdleCursor(
-            connection, lambda: psycopg.Cursor(connection, row_factory=tuple_row)
-        )
-
-    def execute(self, statement: Statement, parameters: Parameters) -> int:
-        query, values_of = _psycopg_query(statement.postgresql)
-        values = values_of(parameters)
-        cursor, may_stay = self._idle.take(values)
-        cursor.execute(query, values)
-        if cursor.rowcount < 0:
-            with self._connection.pipeline():
-                pass
-        count = cursor.rowcount
-        if may_stay:
-            self._idle.put_back(cursor)
-        return count
+            found: list[tuple[Any, ...]] = cursor.execute(query, values(parameters)).fetchall()
+            return found
 
 
 class _AsyncPsycopgTransaction(_Opened["psycopg.AsyncConnection[Any]"]):
+    _cursors_are = "AsyncCursor"
+
     async def row(self, statement: Statement) -> tuple[Any, ...] | None:
         import psycopg
         from psycopg.rows import tuple_row
@@ -159,13 +140,17 @@ class _AsyncPsycopgTransaction(_Opened["psycopg.AsyncConnection[Any]"]):
             return await (await cursor.execute(query)).fetchone()
 
     async def execute(self, statement: Statement, parameters: Parameters) -> int:
-        query, values = _psycopg_query(statement.postgresql)
-        runner = self._cursor() if self._raw else self._connection
-        cursor = await runner.execute(query, values(parameters))
+        query, values_of = _psycopg_query(statement.postgresql)
+        values = values_of(parameters)
+        runner, may_stay = self._cursors.take(values)
+        cursor = await runner.execute(query, values)
         if cursor.rowcount < 0:
             async with self._connection.pipeline():
                 pass
-        return cursor.rowcount
+        count: int = cursor.rowcount
+        if may_stay:
+            self._cursors.put_back(cursor)
+        return count
 
     async def execute_many(self, statement: Statement, rows: Sequence[Parameters]) -> None:
         query, values = _psycopg_query(statement.postgresql)
@@ -178,55 +163,25 @@ class _AsyncPsycopgTransaction(_Opened["psycopg.AsyncConnection[Any]"]):
         query, values = _psycopg_query(statement.postgresql)
         async with self._cursor() as cursor:
             cursor.row_factory = tuple_row
-            return await (await cursor.execute(query, values(parameters))).fetchall()
-
-    def _cursor(self) -> psycopg.AsyncCursor[Any]:
-        import psycopg
-
-        return psycopg.AsyncCursor(self._connection) if self._raw else self._connection.cursor()
+            done = await cursor.execute(query, values(parameters))
+            found: list[tuple[Any, ...]] = await done.fetchall()
+            return found
 
 
-class _PlainAsyncTransaction(_AsyncPsycopgTransaction):
-    """The same for asyncio."""
+T = TypeVar("T", _PsycopgTransaction, _AsyncPsycopgTransaction)
 
-    database: object = None
-
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        import psycopg
-        from psycopg.rows import tuple_row
-
-        super().__init__(connection)
-        self.database = super().database
-        self._idle = IdleCursor(
-            connection, lambda: psycopg.AsyncCursor(connection, row_factory=tuple_row)
-        )
-
-    async def execute(self, statement: Statement, parameters: Parameters) -> int:
-        query, values_of = _psycopg_query(statement.postgresql)
-        values = values_of(parameters)
-        cursor, may_stay = self._idle.take(values)
-        await cursor.execute(query, values)
-        if cursor.rowcount < 0:
-            async with self._connection.pipeline():
-                pass
-        count = cursor.rowcount
-        if may_stay:
-            self._idle.put_back(cursor)
-        return count
+#: The transactions of plain connections: each serves all calls on its connection.
+_KEPT: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
 
 
-#: The transactions of plain connections.
-_KEPT: WeakKeyDictionary[object, _PlainTransaction] = WeakKeyDictionary()
-_KEPT_ASYNC: WeakKeyDictionary[object, _PlainAsyncTransaction] = WeakKeyDictionary()
+def _keep(kind: type[T], cursor: type, connection: Any) -> T:
+    """Return a transaction that keeps its cursor. Both know their connection by a proxy: what is
+    kept for it must not keep it alive."""
+    from psycopg.rows import tuple_row
 
-
-def _keep(connection: psycopg.Connection[Any]) -> _PlainTransaction:
-    kept = _KEPT[connection] = _PlainTransaction(proxy(connection))
-    return kept
-
-
-def _keep_async(connection: psycopg.AsyncConnection[Any]) -> _PlainAsyncTransaction:
-    kept = _KEPT_ASYNC[connection] = _PlainAsyncTransaction(proxy(connection))
+    known: Any = proxy(connection)
+    idle = IdleCursor(known, lambda: cursor(known, row_factory=tuple_row))
+    kept = _KEPT[connection] = kind(known, idle)
     return kept
 
 

@@ -13,7 +13,7 @@ from outbox.errors import (
     UnknownLane,
 )
 from outbox.headers import HeadersInput
-from outbox.message import Message, Ordering, check_id, new_message
+from outbox.message import Message, Ordering, check_id, fill
 from outbox.names import Names, check_name
 from outbox.serialization.serializer import JsonSerializer, Serializer
 from outbox.topic.topic import Topic, TopicSerializer
@@ -122,8 +122,9 @@ class Outbox:
         NotInTransaction, BacklogFull or TypeError, and then has written nothing.
         """
         timing = (deliver_at, delay, wait_for, expires_at)
-        message = new_message(
-            topic, payload, key, type, headers, id, lane, content_type, timing, ordering
+        made = Message.__new__(Message)
+        message = fill(
+            made, topic, payload, key, type, headers, id, lane, content_type, timing, ordering
         )
         self._write(transaction, message, self._row(message))
         return message
@@ -168,8 +169,9 @@ class Outbox:
         to commit while a call was not awaited.
         """
         timing = (deliver_at, delay, wait_for, expires_at)
-        message = new_message(
-            topic, payload, key, type, headers, id, lane, content_type, timing, ordering
+        made = Message.__new__(Message)
+        message = fill(
+            made, topic, payload, key, type, headers, id, lane, content_type, timing, ordering
         )
         rows = [self._row(message)]
         return self._write_later("add_async", transaction, [message], rows, message)

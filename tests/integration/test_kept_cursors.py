@@ -172,7 +172,7 @@ def test_what_a_call_returns_is_its_own_whoever_uses_the_connection_next(
         assert inbox.record(connection, known)
         put_back = IdleCursor.put_back
 
-        def put_back_and_used(self: IdleCursor[Any], cursor: object) -> None:
+        def put_back_and_used(self: IdleCursor, cursor: object) -> None:
             monkeypatch.undo()
             put_back(self, cursor)
             assert not inbox.record(connection, known)
